@@ -1,0 +1,318 @@
+"""The data contract: typed settings of one data set, its clocks, as-of features and histories."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from feature_store.clocks import DAY_MS, PartitionClock, duration_ms
+
+RAW_SPACE = "raw"
+EVER = "ever"
+
+
+class Strict(BaseModel):
+    """Base of all settings: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _duration(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("allowed: a whole number and a unit, as in 30m, 6h or 1d")
+    if isinstance(value, int):
+        return value
+    try:
+        return duration_ms(value)
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Window = Annotated[str, Field(pattern=r"^(ever|\d+(ms|s|m|h|d))$")]
+
+
+class ReadConfig(Strict):
+    """Files or a Delta table. ``${LOOPFM_DATA}`` in a path stands for the data root; globs and URIs are allowed."""
+
+    format: Literal["parquet", "csv", "delta"]
+    paths: list[str] = Field(min_length=1)
+    options: dict[str, str] = {}
+    delta_version: int | None = Field(default=None, ge=0)
+
+
+class ExplodeConfig(Strict):
+    """One row per element of a list column; ``position`` names the column that gets the element's place."""
+
+    column: str
+    name: Name
+    position: Name = "position"
+
+
+class JoinConfig(Strict):
+    """A side table joined on equal ids; ``columns`` names what it brings, as Spark SQL over the side table."""
+
+    read: ReadConfig
+    on: dict[str, str] = Field(min_length=1, description="source column -> side table column")
+    columns: dict[Name, str] = Field(min_length=1)
+
+
+class NegativeSampling(Strict):
+    """Negatives for click-only data (method 5.7): items seen before the event, chance by counts strictly before it.
+
+    The sampled items of one positive share its impression. ``rate`` of a row (kept draws / eligible items, 1 for
+    positives) is stored so that weights and calibration can undo the sampling.
+    """
+
+    per_positive: int = Field(ge=1)
+    window: Duration = Field(default=DAY_MS, description="items counted over this long before the event")
+    power: float = Field(default=0.75, ge=0, le=1, description="chance ~ count ** power; 0 is uniform over seen items")
+    seed: int = 17
+
+
+class PastEvents(Strict):
+    """A second source of past events that feeds raw histories and event lists only, never examples."""
+
+    read: ReadConfig
+    explode: list[str] = Field(default=[], description="list columns of equal length, exploded together")
+    entities: dict[Name, str]
+    event_ts: str
+    unit: Literal["s", "ms", "iso", "timestamp"] = "timestamp"
+    labels: dict[Name, str] = Field(description="label name -> Spark SQL giving 0 or 1")
+
+
+class InstantColumn(Strict):
+    """An instant read from the source: Spark SQL and its unit."""
+
+    value: str
+    unit: Literal["s", "ms", "iso", "timestamp"] = "timestamp"
+
+
+class LabelColumn(Strict):
+    """A label: Spark SQL giving 0 or 1 (null: no label for this row), known ``delay`` after the event."""
+
+    value: str
+    delay: Duration = 0
+    available_at: InstantColumn | None = Field(default=None, description="overrides delay where the source knows it")
+
+
+class FeatureColumn(Strict):
+    """A feature of the source row and when it is known."""
+
+    value: str
+    kind: Literal["categorical", "numeric", "categorical_list", "numeric_list"]
+    known: Literal["event", "after"] = "event"
+
+
+class WorldConfig(Strict):
+    """The generated world: users and items with slow and fast hidden state that only the FM's features show."""
+
+    start: str = "2026-01-01"
+    days: int = Field(default=10, ge=1)
+    rows_per_day: int = Field(default=20_000, ge=1)
+    users: int = Field(default=2_000, ge=2)
+    items: int = Field(default=400, ge=2)
+    effects: float = Field(default=1.0, ge=0, description="scale of the planted effects; 0 switches them off")
+    drift: float = Field(default=0.02, ge=0, description="share of a hidden state that is renewed each day")
+    late_share: float = Field(default=0.01, ge=0, lt=1)
+    bad_share: float = Field(default=0.002, ge=0, lt=1)
+    label_delay: Duration = 2 * 60 * 60 * 1000
+    seed: int = 7
+
+
+class SourceConfig(Strict):
+    """Where rows come from: files (``read``) or the generated world (``world``), and how they become examples."""
+
+    read: ReadConfig | None = None
+    world: WorldConfig | None = None
+    joins: list[JoinConfig] = []
+    where: str | None = None
+    explode: ExplodeConfig | None = None
+    negatives: NegativeSampling | None = None
+    past_events: PastEvents | None = None
+    expected_columns: dict[str, str] | None = Field(default=None, description="source column -> Spark type; checked")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.read is None) == (self.world is None):
+            raise ValueError("allowed: exactly one of read and world")
+        return self
+
+
+class AsOfFeature(Strict):
+    """A feature over strictly past events, computed on either clock (FM: the event; VM: closed partitions + lag).
+
+    kind ``count``: weighted examples of the key; ``label_count``: weighted positives whose label is known;
+    ``label_rate``: positives / labelled examples (0 where none is known); ``age``: hours since the key was first seen
+    (-1: never). Windows run back from the newest visible instant. Columns: NAME_WINDOW (``age``: NAME).
+    """
+
+    name: Name
+    kind: Literal["count", "label_count", "label_rate", "age"]
+    key: list[Name] = Field(min_length=1, description="entities or categorical features that compose the key")
+    label: Name | None = None
+    windows: list[Window] = []
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        if self.kind.startswith("label") != (self.label is not None):
+            raise ValueError(f"kind {self.kind}: label is {'required' if self.label is None else 'not allowed'}")
+        if (self.kind == "age") == bool(self.windows):
+            raise ValueError(f"kind {self.kind}: windows are {'not allowed' if self.windows else 'required'}")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that this declaration makes."""
+        return [self.name] if self.kind == "age" else [f"{self.name}_{window}" for window in self.windows]
+
+
+class EventList(Strict):
+    """The newest ``length`` past events of a key as a list: the entity of each and its age in hours.
+
+    Columns: NAME (array of ids, newest first) and NAME_age_hours. Only events whose ``label`` is a known positive count
+    when it is given. The past events of the second source are included.
+    """
+
+    name: Name
+    key: list[Name] = Field(min_length=1)
+    entity: Name
+    length: int = Field(ge=1)
+    label: Name | None = None
+
+
+class WithinImpression(Strict):
+    """Rank (0 is the highest) and difference from the mean within the impression, for as-of columns.
+
+    Columns: COLUMN_rank and COLUMN_diff.
+    """
+
+    columns: list[str] = []
+
+
+class HistoryConfig(Strict):
+    """Histories of tokens: which keys, how long, over how many partitions back."""
+
+    keys: dict[Name, list[Name]] = Field(default={"user": ["user"], "item": ["item"]}, min_length=1)
+    length: int = Field(default=50, ge=1, description="L: newest tokens of a key")
+    retention: Duration = 30 * DAY_MS
+
+
+class Vertical(Strict):
+    """A surface with its own label and VM."""
+
+    label: Name
+    where: str | None = Field(default=None, description="Spark SQL filter over examples; all rows when absent")
+    features: list[str] = Field(min_length=1, description="request-time features that the VM may see")
+    counters: list[Name] = Field(default=[], description="as-of declarations read on the VM's clock (+counters arm)")
+
+
+class Checks(Strict):
+    """What a step tolerates."""
+
+    max_reject_share: float = Field(default=0.05, ge=0, le=1)
+
+
+class DatasetConfig(Strict):
+    """One data set: its source, columns, clocks, as-of features, histories and verticals."""
+
+    name: Name
+    source: SourceConfig
+    grain: Duration
+    day_offset: Duration = 0
+    lag: Duration = Field(description="delay after a partition closes until the batch has published it")
+    training_lag: Duration = Field(default=0, description="delay after fm_train_cutoff until the FM is in use")
+    entities: dict[Name, str] = Field(description="entity -> Spark SQL; user and item are required")
+    event_ts: InstantColumn
+    arrived_at: InstantColumn | None = None
+    impression_id: str | None = None
+    weight: str | None = Field(default=None, description="Spark SQL of a row's weight (1 when absent)")
+    sampling_rate: str | None = Field(default=None, description="Spark SQL of the chance that a row was kept")
+    labels: dict[Name, LabelColumn] = Field(min_length=1)
+    features: dict[Name, FeatureColumn] = {}
+    as_of: list[AsOfFeature] = []
+    event_lists: list[EventList] = []
+    within_impression: WithinImpression = WithinImpression()
+    fm_features: list[str] = Field(min_length=1, description="columns, as-of declarations or lists that the FM reads")
+    histories: HistoryConfig = HistoryConfig()
+    verticals: dict[Name, Vertical] = Field(min_length=1)
+    checks: Checks = Checks()
+
+    @property
+    def clock(self) -> PartitionClock:
+        """Partition arithmetic at this data set's grain."""
+        return PartitionClock(self.grain, self.day_offset)
+
+    @property
+    def heads(self) -> list[str]:
+        """Verticals in the order of an FM's logits."""
+        return list(self.verticals)
+
+    @property
+    def event_features(self) -> dict[str, FeatureColumn]:
+        """Source features known at the event: the only ones that a model may read."""
+        return {name: column for name, column in self.features.items() if column.known == "event"}
+
+    def as_of_columns(self, name: str) -> list[str] | None:
+        """Columns that the as-of declaration ``name`` makes, its within-impression columns included."""
+        for feature in self.as_of:
+            if feature.name == name:
+                within = [c for c in feature.columns if c in self.within_impression.columns]
+                return feature.columns + [f"{c}{suffix}" for c in within for suffix in ("_rank", "_diff")]
+        return None
+
+    @model_validator(mode="after")
+    def _clock_fits(self) -> Self:
+        try:
+            _ = self.clock
+        except Exception as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        for required in ("user", "item"):
+            if required not in self.entities:
+                raise ValueError(f"entities: got {sorted(self.entities)}; {required!r} is required")
+        overlap = set(self.entities) & set(self.features)
+        if overlap:
+            raise ValueError(f"features: {sorted(overlap)} are entities already; use other names")
+        categorical = {n for n, c in self.event_features.items() if c.kind == "categorical"} | set(self.entities)
+        composing = {f"as_of.{f.name}": f.key for f in self.as_of}
+        composing |= {f"event_lists.{f.name}": [*f.key, f.entity] for f in self.event_lists}
+        composing |= {f"histories.keys.{name}": key for name, key in self.histories.keys.items()}
+        for field, key in composing.items():
+            _known(f"{field}.key", key, categorical)
+        labels = {f"as_of.{f.name}.label": f.label for f in self.as_of}
+        labels |= {f"event_lists.{f.name}.label": f.label for f in self.event_lists}
+        for field, label in labels.items():
+            _known(field, [label] if label else [], self.labels)
+        columns = {column for feature in self.as_of for column in feature.columns}
+        _known("within_impression.columns", self.within_impression.columns, columns)
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_known(self) -> Self:
+        request = set(self.event_features) | set(self.entities)
+        declared = {f.name for f in self.as_of}
+        lists = {f.name for f in self.event_lists}
+        after = set(self.features) - set(self.event_features)
+        for field, names, allowed in [
+            ("fm_features", self.fm_features, request | declared | lists),
+            *((f"verticals.{n}.features", v.features, request) for n, v in self.verticals.items()),
+            *((f"verticals.{n}.counters", v.counters, declared) for n, v in self.verticals.items()),
+            *((f"verticals.{n}.label", [v.label], set(self.labels)) for n, v in self.verticals.items()),
+        ]:
+            late = sorted(set(names) & after)
+            if late:
+                raise ValueError(f"{field}: {late} are known only after the event and can never be features")
+            _known(field, names, allowed)
+        return self
+
+
+def _known(field: str, names: list[str], allowed: Any) -> None:
+    unknown = sorted(set(names) - set(allowed))
+    if unknown:
+        raise ValueError(f"{field}: got {unknown}; allowed: {sorted(allowed)}")

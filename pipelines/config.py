@@ -1,0 +1,134 @@
+"""One YAML file = one project: data set, FM, VMs, windows and gate, loaded with errors that name the field."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from feature_store.config import DatasetConfig, Duration, Name, Strict
+from models.config import FmConfig, ReaderConfig, VmConfig
+from pipelines.errors import ConfigError
+
+DATA_ROOT_SETTING = "LOOPFM_DATA"
+DEFAULT_DATA_ROOT = "../shared/data"
+HOME_SETTING = "LOOPFM_HOME"
+DEFAULT_HOME = ".loopfm"
+
+Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd"]
+ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd")
+
+
+class Windows(Strict):
+    """Lengths of the windows of a run, in event-time order; whatever a range has more goes to ``warm_up``.
+
+    The FM trains and validates first; its outputs start after them; the last days train, validate and test the VMs.
+    """
+
+    fm_train: Duration
+    fm_validation: Duration
+    warm_up: Duration = 0
+    vm_train: Duration
+    vm_validation: Duration
+    test: Duration
+
+
+class GateConfig(Strict):
+    """When a challenger replaces the champion."""
+
+    margin: float = Field(default=0.0, ge=0, description="NE: upper bound of the paired difference must be <= this")
+    gauc_margin: float = Field(default=0.005, ge=0, description="gAUC: lower bound of the difference must be >= -this")
+    calibration_low: float = Field(default=0.9, gt=0)
+    calibration_high: float = Field(default=1.1, gt=0)
+    min_positives: int = Field(default=500, ge=1, description="the newest mature partitions hold at least so many")
+    bootstrap: int = Field(default=200, ge=50, description="resamples of users")
+
+
+class VmSettings(Strict):
+    """The VM of every vertical and what the arms add to it."""
+
+    base: VmConfig = VmConfig()
+    loopfm_readers: list[ReaderConfig] = Field(
+        default=[ReaderConfig(key="user"), ReaderConfig(key="item")], min_length=1
+    )
+    raw_readers: list[ReaderConfig] = Field(default=[ReaderConfig(key="user", tokens="raw")], min_length=1)
+    kd_weight: float = Field(default=0.3, gt=0)
+    recipe: Arm = Field(default="loopfm_kd", description="the arm that a scheduled run trains")
+
+    def arm(self, arm: Arm) -> VmConfig:
+        """Settings of one arm. The control keeps the readers of LoopFM with every FM-derived column removed."""
+        readers = {
+            "raw": self.raw_readers,
+            "control": [r.model_copy(update={"tokens": "control"}) for r in self.loopfm_readers],
+            "loopfm": self.loopfm_readers,
+            "loopfm_kd": self.loopfm_readers,
+        }.get(arm, [])
+        kd = self.kd_weight if arm in ("kd", "loopfm_kd") else 0.0
+        return self.base.model_copy(update={"readers": readers, "kd_weight": kd, "counters": arm == "counters"})
+
+
+class ProjectConfig(Strict):
+    """Everything that one YAML file declares."""
+
+    dataset: DatasetConfig
+    windows: Windows
+    fm: FmConfig = FmConfig()
+    vm: VmSettings = VmSettings()
+    gate: GateConfig = GateConfig()
+    seed: int = 0
+
+    @property
+    def name(self) -> Name:
+        """Name of the data set: the folder of its tables and the prefix of its registered models."""
+        return self.dataset.name
+
+
+def data_root() -> Path:
+    """Root of the data sets: LOOPFM_DATA, else ../shared/data."""
+    return Path(os.environ.get(DATA_ROOT_SETTING, DEFAULT_DATA_ROOT))
+
+
+def home() -> str:
+    """Folder or URI of all that a run writes: LOOPFM_HOME, else .loopfm."""
+    return os.environ.get(HOME_SETTING, DEFAULT_HOME)
+
+
+def load_config(path: str | Path) -> ProjectConfig:
+    """Read and validate one YAML file.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or a field is wrong; the message names file and field, what it got
+            and what is allowed.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file such as conf/demo.yaml"
+        ) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: got {type(raw).__name__}; allowed: a mapping with dataset, windows, fm, vm, gate")
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], origin: str) -> ProjectConfig:
+    """Validate a mapping; ``origin`` names it in errors."""
+    try:
+        return ProjectConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(origin, problem) for problem in error.errors())) from error
+
+
+def _line(origin: str, problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "(top)"
+    message = problem["msg"].removeprefix("Value error, ")
+    got = problem.get("input")
+    shown = "" if isinstance(got, dict | list) or problem["type"] == "missing" else f"; got {got!r}"
+    return f"{origin}: {field}: {message}{shown}"

@@ -1,0 +1,19 @@
+"""Errors of the pipeline layer."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Root of every error that the pipeline raises on purpose."""
+
+
+class ConfigError(PipelineError):
+    """The YAML file is wrong; the message names file and field, what it got and what is allowed."""
+
+
+class StepError(PipelineError):
+    """A step cannot run, or ran into a state that it may not write over."""
+
+
+class GateError(PipelineError):
+    """A promotion that the gate does not allow."""
