@@ -60,8 +60,8 @@ class PartitionClock:
             raise ContractError(f"day_offset: got {self.offset_ms} ms; allowed: whole minutes from 0 to under one day")
 
     def floor(self, instant: Instant) -> Instant:
-        """Start of the partition that holds ``instant`` (a scalar or an array)."""
-        return (instant - self.offset_ms) // self.grain_ms * self.grain_ms + self.offset_ms
+        """Start of the partition that holds ``instant``: a scalar, an array or (from 1970 on) a Spark column."""
+        return instant - (instant - self.offset_ms) % self.grain_ms
 
     def close(self, instant: Instant) -> Instant:
         """End of the partition that holds ``instant``: when a batch can first read it."""

@@ -198,6 +198,7 @@ class HistoryConfig(Strict):
     keys: dict[Name, list[Name]] = Field(default={"user": ["user"], "item": ["item"]}, min_length=1)
     length: int = Field(default=50, ge=1, description="L: newest tokens of a key")
     retention: Duration = 30 * DAY_MS
+    raw_label: Name | None = Field(default=None, description="raw tokens: keep only known positives of this label")
 
 
 class Vertical(Strict):
@@ -289,6 +290,8 @@ class DatasetConfig(Strict):
         labels |= {f"event_lists.{f.name}.label": f.label for f in self.event_lists}
         for field, label in labels.items():
             _known(field, [label] if label else [], self.labels)
+        raw_label = self.histories.raw_label
+        _known("histories.raw_label", [raw_label] if raw_label else [], {v.label for v in self.verticals.values()})
         columns = {column for feature in self.as_of for column in feature.columns}
         _known("within_impression.columns", self.within_impression.columns, columns)
         return self
