@@ -1,0 +1,39 @@
+# Every target sets up what it needs by itself; see docs/commands.md.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow check bench lock
+
+export JAVA_HOME := $(shell scripts/system.sh --java)
+MISSING = $(shell scripts/system.sh 2>&1)
+BIN := .venv/bin
+BENCH ?= fm_inference vm_feed history_growth storage day
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+env: ## make or renew .venv and the cache of Delta's jars
+	$(if $(MISSING),$(error $(MISSING)))
+	@scripts/setup.sh
+
+demo: env ## run the whole loop on a generated world (about 5 minutes)
+	@$(BIN)/loopfm run conf/demo.yaml
+
+test: env ## run the tests (under 12 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+test-slow: env ## run the proofs that take minutes each
+	@$(BIN)/python -m pytest -m slow --timeout=1800
+
+check: env ## format, lint, types and layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: env ## run the benchmarks, or some: make bench BENCH="storage day"
+	@for name in $(BENCH); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+lock: env ## renew requirements.lock after a change of pyproject.toml's dependencies
+	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	    --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	@! grep -nE '://' requirements.lock
