@@ -29,3 +29,7 @@ class MixedSpacesError(FeatureStoreError):
 
 class ValidationError(FeatureStoreError):
     """Rows about to be committed break a table's rules (type, length, finiteness, keys, bounds)."""
+
+
+class JarsError(FeatureStoreError):
+    """Delta's jars are not cached and cannot be resolved."""

@@ -1,0 +1,169 @@
+"""The one place that makes Spark sessions: settings by size of machine, Delta, quiet logs, nothing left in the cwd.
+
+Spark's and Delta's defaults are made for clusters (200 shuffle partitions, 50 snapshot partitions, progress bars); on
+tables of a few thousand rows they cost ten times the work itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_store.errors import ContractError
+from feature_store.jars import delta_jars
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+MASTER_SETTING = "LOOPFM_SPARK_MASTER"
+MEMORY_SETTING = "LOOPFM_SPARK_MEMORY"
+SHIPPED_PACKAGES = ("feature_store", "models", "pipelines")
+
+_LOG4J = """\
+rootLogger.level = warn
+rootLogger.appenderRef.stderr.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} %p spark %c{1}: %m%n%ex{3}
+logger.native.name = org.apache.hadoop.util.NativeCodeLoader
+logger.native.level = error
+logger.parquet.name = org.apache.parquet
+logger.parquet.level = error
+logger.window.name = org.apache.spark.sql.execution.window
+logger.window.level = error
+logger.plan.name = org.apache.spark.sql.catalyst.util.SparkStringUtils
+logger.plan.level = error
+"""
+
+
+def spark_session(
+    app: str = "loopfm", master: str | None = None, memory: str | None = None, conf: dict[str, str] | None = None
+) -> SparkSession:
+    """The process's Spark session; a second call returns the same one.
+
+    Args:
+        app: name shown in Spark's UI.
+        master: any Spark master; LOOPFM_SPARK_MASTER, else ``local[*]``.
+        memory: driver heap such as ``1g``; LOOPFM_SPARK_MEMORY, else a sixteenth of the machine, 1 to 8 GB.
+        conf: settings on top of those made here.
+
+    Raises:
+        JarsError: Delta's jars are not cached and cannot be resolved.
+        ContractError: Spark could not start; the message says what to look at.
+    """
+    master = master or os.environ.get(MASTER_SETTING) or "local[*]"
+    memory = memory or os.environ.get(MEMORY_SETTING) or default_memory()
+    scratch = _scratch_folder()
+    local = master.startswith("local")
+    _set_environment(local)
+    settings = _delta_settings() | _sql_settings(local, _cores(master)) | _driver_settings(scratch, memory, local)
+    return _start(app, master, settings | (conf or {}), scratch, local)
+
+
+def default_memory() -> str:
+    """Driver heap by size of machine: small, since Python workers and trainers live beside it."""
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{int(max(1.0, min(8.0, gigabytes / 16)) * 1024)}m"
+
+
+def _start(app: str, master: str, settings: dict[str, str], scratch: Path, local: bool) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName(app).master(master)
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:
+        raise ContractError(
+            f"Spark did not start on master {master!r} with {settings['spark.driver.memory']} of heap: {error}; "
+            f"Java 17 or newer must be on PATH or in JAVA_HOME ({MASTER_SETTING} and {MEMORY_SETTING} set the others)"
+        ) from error
+    if not local:
+        spark.sparkContext.addPyFile(str(_zipped_code(scratch)))
+    return spark
+
+
+def _set_environment(local: bool) -> None:
+    # Workers otherwise start the system's python3, which has none of the packages.
+    if local:
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+
+
+def _delta_settings() -> dict[str, str]:
+    return {
+        "spark.jars": ",".join(str(path) for path in delta_jars()),
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        # An empty partition is a valid state and its commit carries the ledger entry.
+        "spark.databricks.delta.skipRecordingEmptyCommits": "false",
+        "spark.sql.parquet.compression.codec": "zstd",
+    }
+
+
+def _sql_settings(local: bool, cores: int) -> dict[str, str]:
+    settings = {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+        "spark.sql.debug.maxToStringFields": "1000",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.executorEnv.OMP_NUM_THREADS": "1",
+    }
+    if local:
+        settings["spark.sql.shuffle.partitions"] = str(cores)
+    return settings
+
+
+def _driver_settings(scratch: Path, memory: str, local: bool) -> dict[str, str]:
+    log4j = scratch / "log4j2.properties"
+    log4j.write_text(_LOG4J)
+    options = f"-Dlog4j2.configurationFile=file:{log4j} -Dderby.system.home={scratch} -XX:+UseParallelGC"
+    settings = {
+        "spark.driver.memory": memory,
+        "spark.driver.extraJavaOptions": options,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "WARN",
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+    }
+    if local:
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return settings
+
+
+def _cores(master: str) -> int:
+    count = master.removeprefix("local").strip("[]").split(",")[0]
+    if count.isdigit():
+        return int(count)
+    return len(os.sched_getaffinity(0)) if count == "*" else 1
+
+
+def _scratch_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="loopfm-spark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _zipped_code(scratch: Path) -> Path:
+    """The packages that run inside executors, zipped as this process runs them."""
+    root = Path(__file__).resolve().parent.parent
+    target = scratch / "loopfm_code.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in SHIPPED_PACKAGES:
+            for path in sorted((root / package).rglob("*.py")):
+                archive.write(path, path.relative_to(root))
+    return target
