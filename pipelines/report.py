@@ -1,0 +1,77 @@
+"""The HTML report: one file with everything in it, readable on a phone, in light and dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from pipelines import plots
+from pipelines.report_data import ReportData, VerticalReport
+from pipelines.report_rows import (
+    BOUNDS,
+    TextTable,
+    arms_table,
+    decimals,
+    percent,
+    seeds_table,
+    slices_table,
+    value_lines,
+)
+from pipelines.summary import ONE_SEED
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the template shows of one vertical."""
+
+    vertical: VerticalReport
+    lines: list[str]
+    arms: TextTable
+    slices: TextTable
+    seeds: TextTable
+    plots: list[tuple[str, Markup]]
+    has_bounds: bool
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one HTML document that loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("pipelines"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "decimals4": decimals(4)}
+    template = environment.get_template("report.html.j2")
+    sections = [_section(vertical) for vertical in data.verticals]
+    rates = list(dict.fromkeys(name for row in data.parts for name in row.label_rates))
+    return template.render(data=data, sections=sections, rates=rates, one_seed=ONE_SEED)
+
+
+def write_report(data: ReportData, path: Path) -> Path:
+    """Write the report to ``path``, its folder made where missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(data), encoding="utf-8")
+    return path
+
+
+def _section(vertical: VerticalReport) -> _Section:
+    drawn = [
+        ("NE per arm", plots.ne_by_arm(vertical)),
+        ("Calibration", plots.calibration_curve(vertical)),
+        ("NE by partition", plots.ne_by_part(vertical)),
+        ("Coverage by partition", plots.coverage_by_part(vertical)),
+    ]
+    return _Section(
+        vertical,
+        value_lines(vertical),
+        arms_table(vertical),
+        slices_table(vertical),
+        seeds_table(vertical),
+        [(title, Markup(svg)) for title, svg in drawn if svg is not None],
+        any(arm in BOUNDS for arm in vertical.arms),
+    )
