@@ -36,6 +36,13 @@ class Windows(Strict):
     test: Duration
 
 
+class RunRange(Strict):
+    """Partitions or whole days that ``loopfm run`` covers when --from and --to are not given."""
+
+    first: str
+    last: str
+
+
 class GateConfig(Strict):
     """When a challenger replaces the champion."""
 
@@ -75,6 +82,7 @@ class ProjectConfig(Strict):
 
     dataset: DatasetConfig
     windows: Windows
+    range: RunRange | None = Field(default=None, description="default range of a run; the source's own when absent")
     fm: FmConfig = FmConfig()
     vm: VmSettings = VmSettings()
     gate: GateConfig = GateConfig()

@@ -1,0 +1,164 @@
+"""``loopfm``: one verb a step, and the verbs that look, plan and run them all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from pipelines.cli_verbs import HANDLERS
+from pipelines.config import ARMS
+
+EPILOG = """\
+Settings: LOOPFM_DATA root of data sets (default ../shared/data) · LOOPFM_HOME where tables, models and reports go
+(default .loopfm) · MLFLOW_TRACKING_URI · LOOPFM_SPARK_MASTER · LOOPFM_SPARK_MEMORY.
+Partitions are the UTC start of a partition (2023-05-25T13); a whole day (2023-05-25) stands for all of its partitions.
+"""
+
+Options = Callable[[argparse.ArgumentParser], None]
+
+
+def _range(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="first", metavar="PART", help="first partition or day (default: the data's)")
+    parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day, included")
+
+
+def _required_range(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="first", metavar="PART", required=True, help="first partition or day")
+    parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day, included (default: --from)")
+
+
+def _space(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--space", metavar="ID", help="space of the FM (default: the newest active one)")
+
+
+def _range_and_space(parser: argparse.ArgumentParser) -> None:
+    _required_range(parser)
+    _space(parser)
+
+
+def _vertical(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vertical", metavar="NAME", required=True, help="which vertical, as named in the YAML file")
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    _required_range(parser)
+    parser.add_argument(
+        "--validate-from", metavar="PART", required=True, help="first partition of the validation window"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+
+
+def _train_fm(parser: argparse.ArgumentParser) -> None:
+    _training(parser)
+    parser.add_argument("--processes", type=int, default=1, help="training processes on this machine (torchrun)")
+
+
+def _train_vm(parser: argparse.ArgumentParser) -> None:
+    _vertical(parser)
+    _training(parser)
+    _space(parser)
+    parser.add_argument("--arm", choices=ARMS, help="variant of the VM (default: vm.recipe of the YAML file)")
+    parser.add_argument("--warm", action="store_true", help="start from the champion's weights; new ids are added")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    _vertical(parser)
+    _required_range(parser)
+    _space(parser)
+
+
+def _promote(parser: argparse.ArgumentParser) -> None:
+    _vertical(parser)
+    parser.add_argument("--version", metavar="N", help="model version (default: the challenger)")
+    parser.add_argument("--approve", action="store_true", help="promote a challenger that the gate holds")
+
+
+def _rollback(parser: argparse.ArgumentParser) -> None:
+    _vertical(parser)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _range(parser)
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of FM and VMs (default 1: no claim)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to compare (default: all)")
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    _vertical(parser)
+    parser.add_argument("--part", required=True, help="partition to score")
+    parser.add_argument("--version", metavar="N", help="model version (default: the champion)")
+    parser.add_argument("--histories", metavar="FOLDER", help="exported histories to read instead of the store's")
+    parser.add_argument("--out", metavar="FILE", required=True, help="Parquet file of example_id, p")
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    _space(parser)
+    parser.add_argument("--as-of", metavar="INSTANT", required=True, help="ISO time in UTC, or milliseconds")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for one Parquet file a key")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FILE", help="HTML file (default: report.html beside the tables)")
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+VERBS: dict[str, tuple[Options, str]] = {
+    "check": (_nothing, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
+    "plan": (_range, "say what a run over a range would do, and why; writes nothing"),
+    "run": (_run, "the whole loop over a range: ingest to report"),
+    "status": (_nothing, "coverage: which partitions of which table are done, missing, stale or failed"),
+    "ingest": (_required_range, "source rows to examples, labels, past events and quarantine"),
+    "fm-inputs": (_required_range, "as-of features of the FM"),
+    "train-fm": (_train_fm, "train FM and codec, register the FM and open its space"),
+    "infer": (_range_and_space, "one FM pass per example: vectors and logits"),
+    "segments": (_range_and_space, "each key's newest tokens within a partition"),
+    "features": (_range_and_space, "VM rows and the histories that they read"),
+    "train-vm": (_train_vm, "train one VM and register it as challenger"),
+    "evaluate": (_evaluate, "score registered VMs of a vertical on later mature partitions"),
+    "promote": (_promote, "put the challenger through the gate; promote, hold or refuse it"),
+    "rollback": (_rollback, "give the champion alias back to the version before"),
+    "report": (_report, "write the HTML report of what was measured"),
+    "predict": (_predict, "score one partition with a registered VM"),
+    "export-histories": (_export, "each key's newest tokens readable at an instant, for serving"),
+    "canary": (_nothing, "prove that nothing leaks: non-interference, and that deliberate leaks are seen"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="loopfm",
+        description="Foundation-model embeddings of past examples as input features of vertical models, in batch.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (options, text) in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
+        verb.formatter_class = argparse.RawDescriptionHelpFormatter
+        verb.add_argument("conf", metavar="CONF", help="YAML file of the project, such as conf/demo.yaml")
+        options(verb)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; known errors end with their message and exit status 1, without a traceback."""
+    from feature_store.errors import FeatureStoreError
+    from models.errors import ModelsError
+    from pipelines.errors import PipelineError
+
+    options = parser().parse_args(arguments)
+    try:
+        HANDLERS[options.verb](options)
+    except (PipelineError, FeatureStoreError, ModelsError) as error:
+        print(f"loopfm {options.verb}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

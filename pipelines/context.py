@@ -1,0 +1,154 @@
+"""What every step is given: the project's settings, its tables, its models, a Spark session on demand, and progress."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_store.commits import Pin
+from feature_store.config import RAW_SPACE, DatasetConfig
+from feature_store.spaces import SpaceRecord, SpaceRegistry
+from feature_store.tables import TableStore
+from pipelines.config import ProjectConfig, home, load_config
+from pipelines.digest import digest
+from pipelines.errors import StepError
+from pipelines.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+TRACKING_SETTING = "MLFLOW_TRACKING_URI"
+Progress = Callable[[str], None]
+
+
+@dataclass
+class RunContext:
+    """Everything a step reads besides its partitions.
+
+    Args:
+        config: the project, validated.
+        origin: the YAML file it came from, for messages.
+        root: folder or URI below which tables, models and MLflow's local store lie.
+        progress: gets one line at a time while a step works.
+        run_id: names this invocation in the ledger (an Airflow run id, or ``cli``).
+    """
+
+    config: ProjectConfig
+    origin: str
+    root: str = field(default_factory=home)
+    progress: Progress = print
+    run_id: str = "cli"
+
+    @classmethod
+    def load(cls, path: str | Path, **settings: object) -> RunContext:
+        """Context of the project that a YAML file declares."""
+        return cls(load_config(path), str(path), **settings)  # type: ignore[arg-type]
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """The data contract."""
+        return self.config.dataset
+
+    @property
+    def folder(self) -> str:
+        """Folder or URI of this project."""
+        return f"{self.root.rstrip('/')}/{self.config.name}"
+
+    @cached_property
+    def scratch(self) -> Path:
+        """Local folder for copies of model files; safe to delete at any time."""
+        base = Path(self.root) if "://" not in self.root else Path.home() / ".cache" / "loopfm" / "scratch"
+        path = base.resolve() / self.config.name / "scratch"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @cached_property
+    def store(self) -> TableStore:
+        """The Delta tables and their ledger."""
+        return TableStore(f"{self.folder}/tables", self.dataset)
+
+    @cached_property
+    def spaces(self) -> SpaceRegistry:
+        """Spaces of this project."""
+        return SpaceRegistry(self.store)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The Spark session, started on first use and shared by the steps of this process."""
+        from feature_store.session import spark_session
+
+        return spark_session(f"loopfm {self.config.name}")
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """MLflow: MLFLOW_TRACKING_URI where set, else a SQLite file below the root."""
+        base = self.root if "://" in self.root else str(Path(self.root).resolve())
+        if "://" not in self.root:
+            Path(base).mkdir(parents=True, exist_ok=True)
+        uri = os.environ.get(TRACKING_SETTING) or f"sqlite:///{base}/mlflow.db"
+        return ModelRegistry(uri, f"{base}/artifacts/{self.config.name}", f"loopfm-{self.config.name}")
+
+    @cached_property
+    def commit(self) -> str:
+        """Hash of the code's commit, or ``unknown`` outside a checkout; recorded, never a reason to recompute."""
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "unknown"
+
+    @cached_property
+    def inputs_id(self) -> str:
+        """Digest of the FM's feature declaration: spaces with the same one share fm_inputs."""
+        dataset = self.dataset
+        used = [f for f in dataset.as_of if f.name in dataset.fm_features]
+        lists = [f for f in dataset.event_lists if f.name in dataset.fm_features]
+        columns = {n: f for n, f in dataset.features.items() if n in dataset.fm_features}
+        names = dataset.fm_features
+        return "in-" + digest(names, used, lists, columns, dataset.within_impression, dataset.entities)[:8]
+
+    def pin(self, table: str, scope: dict[str, str], parts: list[str]) -> Pin:
+        """Delta version of ``table`` to read for ``parts``, all of which must be done.
+
+        Raises:
+            MissingInputError: names the partitions that are not, and the command that makes them.
+        """
+        pinned = self.store.pin(table, scope, parts)
+        if pinned is None:
+            raise StepError(f"{table}: never written under {self.store.root}")
+        return pinned
+
+    def vm_name(self, vertical: str) -> str:
+        """Name of a vertical's registered model."""
+        self.require_vertical(vertical)
+        return f"loopfm-{self.config.name}-{vertical}"
+
+    @property
+    def fm_name(self) -> str:
+        """Name of the FM's registered model."""
+        return f"loopfm-{self.config.name}-fm"
+
+    def require_vertical(self, vertical: str) -> None:
+        """Raise StepError, naming those there are, unless ``vertical`` is declared."""
+        if vertical not in self.dataset.verticals:
+            raise StepError(f"{self.origin}: no vertical {vertical!r}; there are {self.dataset.heads}")
+
+    def space(self, space_id: str | None = None) -> SpaceRecord:
+        """The named space, or the newest active one.
+
+        Raises:
+            StepError: there is none yet, or none of that name.
+        """
+        active = self.spaces.active()
+        if space_id is not None:
+            return self.spaces.get(space_id)
+        if not active:
+            raise StepError(f"{self.origin}: no active space: run `loopfm train-fm {self.origin} ...` first")
+        return active[-1]
+
+    def space_ids(self) -> list[str]:
+        """All active spaces, and the raw one."""
+        return [*(space.space_id for space in self.spaces.active()), RAW_SPACE]

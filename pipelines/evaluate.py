@@ -1,0 +1,177 @@
+"""Step ``evaluate``: figures of a vertical's models on later mature partitions, appended to table evaluations."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from feature_store.clocks import HOUR_MS
+from feature_store.schemas import EVALUATIONS
+from feature_store.spaces import SpaceRecord
+from models.metrics import Scores, normalized_entropy
+from pipelines.context import RunContext
+from pipelines.errors import StepError
+from pipelines.maturity import require_mature
+from pipelines.measure import FM_ARM, Comparison, Figure, activity_slices
+from pipelines.progress import timed
+from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
+from pipelines.report_data import COVERAGE, PART_SLICE, calibration_figures
+from pipelines.scoring import feature_rows, fm_scores, score_parts
+from pipelines.train_vm import TrainedVm, load_trained
+from pipelines.world_bounds import bound_scores
+
+ALL_KNOWN = int(np.iinfo(np.int64).max)
+"""Mature partitions have all of their labels: whatever label a row has counts."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where figures belong: the vertical, partitions, and the run and version of each arm."""
+
+    vertical: str
+    parts: list[str]
+    space_id: str
+    runs: Mapping[tuple[str, int], str]
+    versions: Mapping[tuple[str, int], str]
+
+
+def compare_arms(
+    context: RunContext, vertical: str, trained: list[TrainedVm], windows: list[list[str]]
+) -> list[Figure]:
+    """Score all trained arms of a vertical on the mature partitions of the test window, and record every figure.
+
+    Args:
+        context: the project.
+        vertical: whose arms.
+        trained: one VM per arm and seed; every seed has its own space.
+        windows: the VM's training partitions and the test partitions.
+
+    Raises:
+        StepError: no test partition is mature.
+    """
+    train_parts, test_parts = windows
+    parts = require_mature(context, vertical, test_parts, None)
+    own = [vm for vm in trained if vm.vertical == vertical]
+    spaces = {vm.seed: context.spaces.get(vm.space_id) for vm in own}
+    with timed(context.progress, f"evaluate: {vertical} on {len(parts)} partitions"):
+        arms = _arm_scores(context, vertical, own, spaces, parts)
+        slices = _slices(context, vertical, spaces[own[0].seed], train_parts, parts)
+        figures = list(Comparison(arms, slices, context.config.gate.bootstrap).figures())
+        figures += _curves(context, arms)
+        runs = {(str(vm.arm), vm.seed): vm.run_id for vm in own}
+        versions = {(str(vm.arm), vm.seed): vm.version for vm in own if vm.version is not None}
+        record(context, Evaluated(vertical, parts, own[0].space_id, runs, versions), figures, arms)
+    return figures
+
+
+def evaluate(context: RunContext, vertical: str, parts: list[str]) -> list[Figure]:
+    """Score the vertical's champion and challenger on the mature ones of ``parts`` and record their figures.
+
+    Raises:
+        StepError: nothing is registered, a model trained on one of the partitions, or none is mature.
+    """
+    name = context.vm_name(vertical)
+    found = {alias: context.registry.by_alias(name, alias) for alias in (CHAMPION, CHALLENGER)}
+    models = {alias: model for alias, model in found.items() if model is not None}
+    if not models:
+        raise StepError(f"{name}: nothing is registered; run `loopfm train-vm` first")
+    mature = require_mature(context, vertical, parts, None)
+    for alias, model in models.items():
+        until = model.tags["loopfm.trained_until"]
+        if mature[0] <= until:
+            raise StepError(
+                f"{name} version {model.version} ({alias}) trained until {until}: evaluate after it, got {mature[0]}"
+            )
+    scores = {alias: [registered_scores(context, vertical, model, mature)] for alias, model in models.items()}
+    figures = list(Comparison(scores, {}, context.config.gate.bootstrap).figures())
+    first = next(iter(models.values()))
+    runs = {(alias, 0): model.run_id for alias, model in models.items()}
+    versions = {(alias, 0): model.version for alias, model in models.items()}
+    record(context, Evaluated(vertical, mature, first.tags["loopfm.space"], runs, versions), figures, scores)
+    return figures
+
+
+def registered_scores(context: RunContext, vertical: str, model: RegisteredModel, parts: list[str]) -> Scores:
+    """Scores of a registered version on partitions of its own space."""
+    space = context.spaces.get(model.tags["loopfm.space"])
+    return score_parts(context, vertical, load_trained(context, model.run_id), space, parts, ALL_KNOWN)
+
+
+def _arm_scores(
+    context: RunContext, vertical: str, trained: list[TrainedVm], spaces: dict[int, SpaceRecord], parts: list[str]
+) -> dict[str, list[Scores]]:
+    arms: dict[str, list[Scores]] = {}
+    for vm in sorted(trained, key=lambda vm: vm.seed):
+        scores = score_parts(context, vertical, load_trained(context, vm.run_id), spaces[vm.seed], parts, ALL_KNOWN)
+        arms.setdefault(vm.arm, []).append(scores)
+    first = next(iter(arms.values()))
+    seeds = sorted(spaces)
+    arms[FM_ARM] = [
+        fm_scores(context, vertical, spaces[seed], parts, like) for seed, like in zip(seeds, first, strict=False)
+    ]
+    return arms | bound_scores(context, vertical, first[0])
+
+
+def _slices(
+    context: RunContext, vertical: str, space: SpaceRecord, train_parts: list[str], parts: list[str]
+) -> dict[str, np.ndarray]:
+    columns = ["example_id", "user", "item"]
+    test = feature_rows(context, vertical, space, parts, columns)
+    train = feature_rows(context, vertical, space, train_parts, columns)
+    ids = test["example_id"].to_numpy()
+    slices: dict[str, np.ndarray] = {}
+    for entity in ("user", "item"):
+        slices |= activity_slices(entity, test[entity].to_numpy(), ids, train[entity].to_numpy())
+    return slices
+
+
+def _curves(context: RunContext, arms: Mapping[str, list[Scores]]) -> Iterable[Figure]:
+    """Of the first seed: NE and coverage by partition, and the calibration curve."""
+    clock = context.dataset.clock
+    for arm, scores in arms.items():
+        starts = clock.floor(scores[0].event_ts)
+        yield from calibration_figures(arm, scores[0])
+        for start in np.unique(starts):
+            rows = scores[0].take(starts == start)
+            name = f"{PART_SLICE}{clock.part_of(int(start))}"
+            yield Figure(arm, name, "ne", normalized_entropy(rows.label, rows.p, rows.weight), len(rows))
+            for key, has in rows.has_history.items():
+                yield Figure(arm, name, f"{COVERAGE}{key}", float(has.mean()), len(rows))
+
+
+def record(context: RunContext, evaluated: Evaluated, figures: list[Figure], arms: Mapping[str, list[Scores]]) -> None:
+    """Append figures to table evaluations; undefined ones are left out."""
+    coverage = {arm: _coverage(scores[0]) for arm, scores in arms.items()}
+    common = {
+        "vertical": evaluated.vertical,
+        "model_name": context.vm_name(evaluated.vertical),
+        "space_id": evaluated.space_id,
+        "first_part": evaluated.parts[0],
+        "last_part": evaluated.parts[-1],
+        "staleness_hours": (context.dataset.grain / 2 + context.dataset.lag) / HOUR_MS,
+        "computed_at": int(time.time() * 1000),
+    }
+    rows = []
+    for figure in figures:
+        if math.isnan(figure.value):
+            continue
+        of = (figure.arm, figure.seed or 0)
+        own = {
+            "run_id": evaluated.runs.get(of, ""),
+            "model_version": evaluated.versions.get(of, ""),
+            "coverage": coverage.get(figure.arm, math.nan),
+        }
+        rows.append({**common, **own, **vars(figure)})
+    context.store.append_arrow("evaluations", pa.Table.from_pylist(rows, schema=EVALUATIONS))
+
+
+def _coverage(scores: Scores) -> float:
+    """Share of the examples that have a history of at least one key that the arm reads."""
+    if not scores.has_history:
+        return math.nan
+    return float(np.logical_or.reduce(list(scores.has_history.values())).mean())

@@ -1,0 +1,151 @@
+"""What is done, missing or stale, and why: one rule for ``status``, ``plan`` and re-runs that skip what is fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feature_store.config import RAW_SPACE
+from feature_store.histories import segment_parts
+from feature_store.ledger import LedgerEntry
+from feature_store.spaces import SpaceRecord
+from pipelines.context import RunContext
+from pipelines.features import FEATURES, HISTORIES
+from pipelines.fm_inputs import FM_INPUTS
+from pipelines.infer import FM_OUTPUTS
+from pipelines.ingest import EXAMPLES, LABELS
+from pipelines.segments import SEGMENTS
+from pipelines.step import Scope, TableStep
+
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class PartState:
+    """State of one partition of a table: done, running, failed, missing or stale, with the reason."""
+
+    state: str
+    reason: str = ""
+    rows: int = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Done, and everything that it depends on is as it was."""
+        return self.state == DONE
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Partitions of a table that one partition depends on."""
+
+    table: str
+    scope: Scope
+    parts: Callable[[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table in one scope, the step that writes it and what its partitions depend on."""
+
+    step: TableStep
+    scope: Scope
+    upstream: tuple[Upstream, ...]
+
+    @property
+    def label(self) -> str:
+        """Table and space, for people."""
+        return " ".join([self.step.table, *self.scope.values()])
+
+
+Covered = list[tuple[Upstream, dict[str, LedgerEntry]]]
+
+
+def source_targets(context: RunContext) -> list[Target]:
+    """Tables that do not depend on a space."""
+    own = (Upstream("examples", {}, _same), Upstream("labels", {}, _same))
+    scope = {"inputs_id": context.inputs_id}
+    return [
+        Target(EXAMPLES, {}, ()),
+        Target(LABELS, {}, ()),
+        Target(FM_INPUTS, scope, own),
+        Target(SEGMENTS, {"space_id": RAW_SPACE}, own),
+        _histories(context, RAW_SPACE),
+    ]
+
+
+def space_targets(context: RunContext, space: SpaceRecord) -> list[Target]:
+    """Tables of one space."""
+    scope = {"space_id": space.space_id}
+    labels = Upstream("labels", {}, _same)
+    outputs = Upstream("fm_outputs", scope, _same)
+    return [
+        Target(FM_OUTPUTS, scope, (Upstream("fm_inputs", {"inputs_id": space.inputs_id}, _same),)),
+        Target(SEGMENTS, scope, (outputs, labels)),
+        _histories(context, space.space_id),
+        Target(FEATURES, scope, (Upstream("examples", {}, _same), labels, outputs)),
+    ]
+
+
+def _histories(context: RunContext, space_id: str) -> Target:
+    scope = {"space_id": space_id}
+    segments = Upstream("segments", scope, lambda part: segment_parts(context.dataset, [part]))
+    return Target(HISTORIES, scope, (Upstream("examples", {}, _same), segments))
+
+
+def _same(part: str) -> list[str]:
+    return [part]
+
+
+def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[str, PartState]:
+    """State of each of ``parts``."""
+    entries = context.store.ledger.coverage(target.step.table, target.scope)
+    info = target.step.info(context)
+    upstream = [(u, context.store.ledger.coverage(u.table, u.scope)) for u in target.upstream]
+    states = {}
+    for part in parts:
+        entry = entries.get(part)
+        if entry is None or entry.state == "expired":
+            states[part] = PartState("missing", "never written")
+        elif entry.state != DONE:
+            states[part] = PartState(entry.state, entry.message or "")
+        elif entry.step_version != info.version:
+            states[part] = PartState("stale", f"step version {entry.step_version} -> {info.version}", entry.rows)
+        elif entry.definition != info.definition:
+            states[part] = PartState("stale", "settings changed since it was written", entry.rows)
+        else:
+            states[part] = PartState(*_upstream_state(part, entry, upstream), entry.rows)
+    return states
+
+
+def _upstream_state(part: str, entry: LedgerEntry, upstream: Covered) -> tuple[str, str]:
+    versions = entry.versions_read
+    for source, entries in upstream:
+        for needed in source.parts(part):
+            other = entries.get(needed)
+            if (
+                other is not None
+                and other.state == DONE
+                and (other.version_written or 0) > versions.get(source.table, -1)
+            ):
+                return "stale", f"{source.table} {needed} was written again"
+    return DONE, ""
+
+
+def todo(context: RunContext, target: Target, parts: list[str]) -> list[str]:
+    """The shortest contiguous range of ``parts`` that covers all that is not fresh; empty where all is."""
+    states = part_states(context, target, parts)
+    places = [place for place, part in enumerate(parts) if not states[part].is_fresh]
+    return parts[places[0] : places[-1] + 1] if places else []
+
+
+def ranges(parts: list[str], states: dict[str, PartState]) -> list[tuple[str, str, PartState, int]]:
+    """Runs of neighbouring parts with one state and reason: (first, last, state, count)."""
+    found: list[tuple[str, str, PartState, int]] = []
+    for part in parts:
+        state = PartState(states[part].state, states[part].reason)
+        if found and found[-1][2] == state:
+            first, _, _, count = found[-1]
+            found[-1] = (first, part, state, count + 1)
+        else:
+            found.append((part, part, state, 1))
+    return found

@@ -1,0 +1,115 @@
+"""Steps ``promote`` and ``rollback``: the gate decides, the alias moves."""
+
+from __future__ import annotations
+
+import time
+
+import pyarrow as pa
+
+from feature_store.schemas import EVALUATIONS
+from pipelines.context import RunContext
+from pipelines.errors import GateError, StepError
+from pipelines.evaluate import registered_scores
+from pipelines.gate import GateResult, decide
+from pipelines.maturity import label_states, mature, newest_with_positives
+from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
+
+
+def promote(context: RunContext, vertical: str, version: str | None = None, approve: bool = False) -> GateResult:
+    """Put a challenger through the gate; passed promotes it, hold waits for ``approve``, failed ends with the reason.
+
+    Both models score the same newest mature partitions that neither trained on, as many as hold
+    ``gate.min_positives``.
+
+    Raises:
+        StepError: there is no challenger, or no mature partition after its training.
+        GateError: the gate failed it; the message holds the reasons.
+    """
+    name = context.vm_name(vertical)
+    challenger = _challenger(context, name, version)
+    champion = context.registry.by_alias(name, CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        context.progress(f"promote: {name} version {champion.version} is the champion already")
+        return GateResult("passed", ["is the champion already"], {})
+    parts = _gate_parts(context, vertical, challenger, champion)
+    scores = registered_scores(context, vertical, challenger, parts)
+    rival = None if champion is None else registered_scores(context, vertical, champion, parts)
+    result = decide(context.config.gate, scores, rival)
+    context.progress(f"promote: {name} version {challenger.version} on {parts[0]} .. {parts[-1]}: {result}")
+    _record(context, vertical, challenger, parts, result)
+    if result.verdict == "failed":
+        raise GateError(f"{name} version {challenger.version}: {result}")
+    if result.verdict == "passed" or approve:
+        _move(context, name, challenger, champion)
+    return result
+
+
+def rollback(context: RunContext, vertical: str) -> RegisteredModel:
+    """Give the champion alias back to the version before, which becomes the rollback's own way back.
+
+    Raises:
+        StepError: no earlier champion is known.
+    """
+    name = context.vm_name(vertical)
+    earlier = context.registry.by_alias(name, ROLLBACK)
+    if earlier is None:
+        raise StepError(f"{name}: no version to roll back to: nothing was promoted over a champion yet")
+    current = context.registry.by_alias(name, CHAMPION)
+    context.registry.set_alias(name, CHAMPION, earlier.version)
+    if current is not None:
+        context.registry.set_alias(name, ROLLBACK, current.version)
+    context.progress(f"rollback: {name} champion is version {earlier.version} again")
+    return earlier
+
+
+def _challenger(context: RunContext, name: str, version: str | None) -> RegisteredModel:
+    if version is not None:
+        return context.registry.by_version(name, version)
+    found = context.registry.by_alias(name, CHALLENGER)
+    if found is None:
+        raise StepError(f"{name}: no challenger; run `loopfm train-vm` first")
+    return found
+
+
+def _gate_parts(
+    context: RunContext, vertical: str, challenger: RegisteredModel, champion: RegisteredModel | None
+) -> list[str]:
+    models = [model for model in (challenger, champion) if model is not None]
+    until = max(model.tags["loopfm.trained_until"] for model in models)
+    written: list[set[str]] = []
+    for model in models:
+        entries = context.store.ledger.coverage("features", {"space_id": model.tags["loopfm.space"]})
+        written.append({part for part, entry in entries.items() if entry.state == "done" and part > until})
+    parts = sorted(set.intersection(*written))
+    if not parts:
+        raise StepError(f"{challenger.name}: no partition after {until}, the end of training, has features yet")
+    states = label_states(context, vertical, parts)
+    return newest_with_positives(states, mature(states, None), context.config.gate.min_positives)
+
+
+def _move(context: RunContext, name: str, challenger: RegisteredModel, champion: RegisteredModel | None) -> None:
+    if champion is not None:
+        context.registry.set_alias(name, ROLLBACK, champion.version)
+    context.registry.set_alias(name, CHAMPION, challenger.version)
+    context.progress(f"promote: {name} champion is version {challenger.version}")
+
+
+def _record(
+    context: RunContext, vertical: str, challenger: RegisteredModel, parts: list[str], result: GateResult
+) -> None:
+    tags = {"loopfm.gate": result.verdict, "loopfm.gate_reasons": "; ".join(result.reasons)[:4000]}
+    context.registry.tag_version(challenger.name, challenger.version, tags)
+    common = {
+        "vertical": vertical,
+        "model_name": challenger.name,
+        "model_version": challenger.version,
+        "run_id": challenger.run_id,
+        "space_id": challenger.tags["loopfm.space"],
+        "arm": "gate",
+        "first_part": parts[0],
+        "last_part": parts[-1],
+        "slice": "all",
+        "computed_at": int(time.time() * 1000),
+    }
+    rows = [{**common, "metric": metric, "value": value} for metric, value in result.metrics.items()]
+    context.store.append_arrow("evaluations", pa.Table.from_pylist(rows, schema=EVALUATIONS))

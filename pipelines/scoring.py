@@ -1,0 +1,43 @@
+"""Scores of trained VMs, and of the FM itself, on partitions of the store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_store.spaces import SpaceRecord
+from models.metrics import Scores
+from models.vm_artifact import VmArtifact
+from models.vm_train import score_vm
+from pipelines.context import RunContext
+from pipelines.vm_rows import feed, pin_rows
+
+
+def score_parts(
+    context: RunContext, vertical: str, artifact: VmArtifact, space: SpaceRecord, parts: list[str], known_at: int | None
+) -> Scores:
+    """Scores of all rows of ``parts`` whose label is known at ``known_at`` (None: of all rows), by example id."""
+    pinned = pin_rows(context, space, parts)
+    scores = score_vm(artifact, feed(context, vertical, artifact.config, pinned, parts, known_at))
+    return scores.take(np.argsort(scores.example_id, kind="stable"))
+
+
+def fm_scores(context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], like: Scores) -> Scores:
+    """The FM's own scores on the rows of ``like``: its logits as the features table keeps them."""
+    rows = feature_rows(context, vertical, space, parts, ["example_id", "teacher_logit"])
+    ids = rows["example_id"].to_numpy()
+    order = np.argsort(ids)
+    place = order[np.searchsorted(ids, like.example_id, sorter=order)]
+    logit = rows["teacher_logit"].to_numpy().astype(np.float64)[place]
+    return like.with_p(1 / (1 + np.exp(-logit)))
+
+
+def feature_rows(
+    context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], columns: list[str]
+) -> pa.Table:
+    """Columns of table features of one vertical, pinned."""
+    scope = {"space_id": space.space_id}
+    version = context.pin("features", scope, parts)
+    rows = context.store.arrow("features", version, scope, parts, ["vertical", *columns])
+    return rows.filter(pc.equal(rows["vertical"], vertical)).select(columns)

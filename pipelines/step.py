@@ -1,0 +1,103 @@
+"""How a table-writing step runs: pin inputs, begin an attempt, build one frame, commit it once, record or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from feature_store.commits import Pin, StepInfo
+from pipelines.context import RunContext
+from pipelines.digest import digest
+from pipelines.progress import timed
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Scope = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Partitions of a table that a step reads; ``optional`` ones may be absent from the store."""
+
+    table: str
+    scope: Scope
+    parts: list[str]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class TableStep:
+    """A step that writes one table.
+
+    Args:
+        name: the CLI verb.
+        version: STEP_VERSION, raised when the output changes for equal inputs.
+        table: the table that the step writes.
+        definition: the declared settings that its output depends on.
+    """
+
+    name: str
+    version: int
+    table: str
+    definition: Callable[[RunContext], Sequence[Any]]
+
+    def info(self, context: RunContext) -> StepInfo:
+        """What the ledger records of this step."""
+        return StepInfo(
+            name=self.name,
+            version=self.version,
+            definition=digest(*self.definition(context)),
+            run_id=context.run_id,
+            commit=context.commit,
+        )
+
+
+class PinnedInputs:
+    """Pinned versions of a step's inputs, and frames over them."""
+
+    def __init__(self, context: RunContext, reads: Sequence[Read]) -> None:
+        self._context = context
+        self.versions: dict[str, Pin] = {}
+        for read in reads:
+            version = context.store.pin(read.table, read.scope, read.parts, allow_missing=read.optional)
+            if version is not None:
+                self.versions[read.table] = version.merged(self.versions.get(read.table))
+
+    def frame(self, table: str, scope: Scope, parts: list[str]) -> DataFrame | None:
+        """The table's rows of ``parts`` at the pinned version; None where nothing was ever written."""
+        if table not in self.versions or not parts:
+            return None
+        return self._context.store.read(self._context.spark, table, self.versions[table], scope, parts)
+
+    def require(self, table: str, scope: Scope, parts: list[str]) -> DataFrame:
+        """Like ``frame``, for inputs that are not optional."""
+        frame = self.frame(table, scope, parts)
+        if frame is None:
+            raise AssertionError(f"{table} was not pinned")
+        return frame
+
+
+def write_table(
+    context: RunContext,
+    step: TableStep,
+    scope: Scope,
+    parts: list[str],
+    versions: Mapping[str, int],
+    build: Callable[[], DataFrame],
+    rejected: dict[str, int] | None = None,
+) -> int:
+    """Run one commit of ``step`` over contiguous ``parts``; the ledger says running, then done or failed.
+
+    Returns:
+        The Delta version written.
+    """
+    where = f"{parts[0]} .. {parts[-1]}" if len(parts) > 1 else parts[0]
+    attempt = context.store.begin(step.table, scope, parts, step.info(context), dict(versions))
+    try:
+        with timed(context.progress, f"{step.name}: {step.table} {''.join(scope.values())} {where}"):
+            return context.store.commit(attempt, build(), rejected)
+    except Exception as error:
+        context.store.fail(attempt, f"{type(error).__name__}: {error}"[:2000])
+        raise

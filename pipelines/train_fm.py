@@ -1,0 +1,118 @@
+"""Step ``train-fm``: train FM and codec on a window, register the FM, open its space."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from feature_store.spaces import SpaceRecord
+from models.fm_data import FmRows
+from models.fm_launch import launch, write_request
+from models.fm_train import FmTrainResult
+from models.fm_train import train_fm as fit_fm
+from models.trainer import EpochRecord
+from pipelines.context import RunContext
+from pipelines.digest import digest
+from pipelines.fm_model import FM_ARTIFACTS, FM_FILE
+from pipelines.progress import timed
+from pipelines.registry import CHAMPION
+from pipelines.specs import fm_specs
+
+STEP_VERSION = 1
+
+
+def train_fm(
+    context: RunContext, train_parts: list[str], validation_parts: list[str], seed: int = 0, processes: int = 1
+) -> SpaceRecord:
+    """Train an FM on ``train_parts``, stop early on ``validation_parts``, and open the space of its vectors.
+
+    Only labels known when the validation window closes are used. The same training again returns the first one's space.
+
+    Args:
+        context: the project.
+        train_parts: partitions to train on.
+        validation_parts: later partitions for early stopping.
+        seed: of weights and order.
+        processes: training processes on this machine; more than one starts torchrun.
+
+    Raises:
+        MissingInputError: fm_inputs or labels of a partition are missing.
+    """
+    parts = train_parts + validation_parts
+    scope = {"inputs_id": context.inputs_id}
+    versions = {
+        "fm_inputs": context.pin("fm_inputs", scope, parts),
+        "labels": context.pin("labels", {}, parts),
+    }
+    config = context.config.fm.model_copy(update={"train": context.config.fm.train.model_copy(update={"seed": seed})})
+    heads = context.dataset.heads
+    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, parts, train_parts[-1], versions)
+    finished = context.registry.finished_run(idempotency)
+    if finished is not None:
+        context.progress(f"train-fm: already trained, run {finished.info.run_id}")
+        return context.spaces.get(finished.data.tags["loopfm.space"])
+    tags = {"loopfm.kind": "fm", "loopfm.commit": context.commit, "loopfm.seed": str(seed)}
+    tags |= {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
+    with context.registry.run(f"fm seed {seed}", idempotency, tags) as run_id:
+        with timed(context.progress, f"train-fm: {len(train_parts)} + {len(validation_parts)} partitions, seed {seed}"):
+            rows = [
+                _rows(context, versions, window, validation_parts[-1]) for window in (train_parts, validation_parts)
+            ]
+            folder = context.scratch / "train-fm" / idempotency
+            result = _fit(context, config, rows, folder, processes)
+        space = _open_space(context, result, run_id)
+        _record(context, run_id, result, space, folder)
+        shutil.rmtree(folder)
+    return space
+
+
+def _rows(context: RunContext, versions: Mapping[str, int], parts: list[str], last: str) -> FmRows:
+    scope = {"inputs_id": context.inputs_id}
+    inputs = context.store.arrow("fm_inputs", versions["fm_inputs"], scope, parts)
+    labels = context.store.arrow("labels", versions["labels"], {}, parts)
+    return FmRows(inputs, labels, context.dataset.clock.end(last))
+
+
+def _fit(context: RunContext, config: object, rows: list[FmRows], folder: Path, processes: int) -> FmTrainResult:
+    def report(record: EpochRecord) -> None:
+        context.progress(f"train-fm: epoch {record.epoch + 1}, validation NE {record.validation_ne:.4f}")
+
+    specs, heads = fm_specs(context.dataset), context.dataset.heads
+    if processes == 1:
+        return fit_fm(config, specs, heads, rows[0], rows[1], folder, report, resume=True)  # type: ignore[arg-type]
+    write_request(folder, config, specs, heads, rows[0], rows[1])  # type: ignore[arg-type]
+    return launch(folder, processes, report, resume=True)
+
+
+def _open_space(context: RunContext, result: FmTrainResult, run_id: str) -> SpaceRecord:
+    config, dataset = context.config.fm, context.dataset
+    return SpaceRecord(
+        space_id=f"fm-{digest(result.digest, config.captures, config.codec)[:8]}",
+        inputs_id=context.inputs_id,
+        fm_train_cutoff=result.newest_instant,
+        training_lag_ms=dataset.training_lag,
+        heads=dataset.heads,
+        dim=config.codec.dim,
+        bits=config.codec.bits,
+        captures=config.captures,
+        model_path=f"runs:/{run_id}/{FM_ARTIFACTS}/{FM_FILE}",
+        model_digest=result.digest,
+        run_id=run_id,
+        state="active",
+    )
+
+
+def _record(context: RunContext, run_id: str, result: FmTrainResult, space: SpaceRecord, folder: Path) -> None:
+    registry = context.registry
+    upload = folder / "upload"
+    upload.mkdir(exist_ok=True)
+    shutil.copyfile(result.path, upload / FM_FILE)
+    (upload / "config.json").write_text(context.config.fm.model_dump_json(indent=2))
+    registry.log_files(run_id, upload, FM_ARTIFACTS)
+    registry.log(run_id, context.config.fm.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
+    registry.log_curve(run_id, "epoch_validation_ne", [record.validation_ne for record in result.history])
+    registry.client.set_tag(run_id, "loopfm.space", space.space_id)
+    model = registry.register(context.fm_name, run_id, FM_ARTIFACTS, {"loopfm.space": space.space_id})
+    registry.set_alias(context.fm_name, CHAMPION, model.version)
+    context.spaces.add(space)

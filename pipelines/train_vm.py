@@ -1,0 +1,162 @@
+"""Step ``train-vm``: train one VM on closed partitions and log it; a vertical's own recipe is registered."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from feature_store.spaces import SpaceRecord
+from models.config import VmConfig
+from models.vm_artifact import VmArtifact, load_vm, save_vm
+from models.vm_train import VmTrainResult
+from models.vm_train import train_vm as fit_vm
+from pipelines.config import Arm
+from pipelines.context import RunContext
+from pipelines.digest import digest
+from pipelines.errors import StepError
+from pipelines.progress import timed
+from pipelines.registry import CHALLENGER, CHAMPION
+from pipelines.vm_rows import PinnedRows, feed, pin_rows, vm_inputs
+
+STEP_VERSION = 1
+VM_ARTIFACTS = "vm"
+
+
+@dataclass(frozen=True)
+class TrainedVm:
+    """A finished training: its run, and its version where it was registered."""
+
+    vertical: str
+    arm: Arm
+    seed: int
+    space_id: str
+    run_id: str
+    version: str | None
+
+
+def train_vm(
+    context: RunContext,
+    vertical: str,
+    space: SpaceRecord,
+    train_parts: list[str],
+    validation_parts: list[str],
+    *,
+    arm: Arm | None = None,
+    seed: int = 0,
+    warm: bool = False,
+    register: bool = True,
+) -> TrainedVm:
+    """Train one arm of a vertical on ``train_parts``, stopping early on ``validation_parts``, forward in time.
+
+    Only labels known when the validation window closes are used. The same training again returns the first one's run.
+
+    Args:
+        context: the project.
+        vertical: whose VM.
+        space: whose features and histories it reads.
+        train_parts: closed partitions.
+        validation_parts: later ones.
+        arm: variant; the vertical's recipe when absent.
+        seed: of weights and order.
+        warm: start from the champion; its vocabularies grow, a removed feature fails by name.
+        register: make the recipe's VM a version of the vertical's model, alias challenger.
+
+    Raises:
+        StepError: ``warm`` without a champion; windows not forward in time.
+        MissingInputError: features or histories of a partition are missing.
+    """
+    if max(train_parts) >= min(validation_parts):
+        raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
+    recipe = context.config.vm.recipe
+    arm = arm or recipe
+    config = context.config.vm.arm(arm)
+    pinned = pin_rows(context, space, train_parts + validation_parts)
+    start = _champion(context, vertical) if warm else None
+    inputs = vm_inputs(context, vertical, space)
+    windows = (train_parts, validation_parts)
+    warm_from = start[0] if start else None
+    idempotency = digest(
+        "train-vm", STEP_VERSION, vertical, arm, seed, config, inputs, windows, pinned.versions, warm_from
+    )
+    finished = context.registry.finished_run(idempotency)
+    if finished is not None:
+        run_id = str(finished.info.run_id)
+        context.progress(f"train-vm: {vertical} {arm} already trained, run {run_id}")
+    else:
+        tags = _tags(context, vertical, arm, seed, pinned, windows)
+        with context.registry.run(f"{vertical} {arm} seed {seed}", idempotency, tags) as run_id:
+            with timed(context.progress, f"train-vm: {vertical} {arm} seed {seed}"):
+                result = _fit(context, vertical, config, pinned, windows, seed, start[1] if start else None)
+            _record(context, run_id, config, result)
+    version = _register(context, vertical, space, run_id, validation_parts) if register and arm == recipe else None
+    return TrainedVm(vertical, arm, seed, space.space_id, run_id, version)
+
+
+def load_trained(context: RunContext, run_id: str) -> VmArtifact:
+    """The VM that a run trained, from the run's artifacts."""
+    local = context.scratch / "vm" / run_id
+    if not (local / VM_ARTIFACTS).is_dir():
+        context.registry.fetch_run_files(run_id, VM_ARTIFACTS, local)
+    return load_vm(local / VM_ARTIFACTS)
+
+
+def _champion(context: RunContext, vertical: str) -> tuple[str, VmArtifact]:
+    model = context.registry.by_alias(context.vm_name(vertical), CHAMPION)
+    if model is None:
+        raise StepError(f"{vertical}: --warm needs a champion and there is none; train fresh first, without --warm")
+    return model.run_id, load_trained(context, model.run_id)
+
+
+def _fit(
+    context: RunContext,
+    vertical: str,
+    config: VmConfig,
+    pinned: PinnedRows,
+    windows: tuple[list[str], list[str]],
+    seed: int,
+    start: VmArtifact | None,
+) -> VmTrainResult:
+    known_at = context.dataset.clock.end(windows[1][-1])
+    train, validation = (feed(context, vertical, config, pinned, parts, known_at) for parts in windows)
+    inputs = vm_inputs(context, vertical, pinned.space)
+    return fit_vm(
+        config, inputs, train, validation, seed=seed, warm_start=start,
+        progress=lambda line: context.progress(f"train-vm: {vertical} {line}"),
+    )  # fmt: skip
+
+
+def _tags(
+    context: RunContext, vertical: str, arm: Arm, seed: int, pinned: PinnedRows, windows: tuple[list[str], list[str]]
+) -> dict[str, str]:
+    tags = {
+        "loopfm.kind": "vm",
+        "loopfm.vertical": vertical,
+        "loopfm.arm": arm,
+        "loopfm.seed": str(seed),
+        "loopfm.space": pinned.space.space_id,
+        "loopfm.commit": context.commit,
+        "loopfm.config": digest(context.config),
+        "loopfm.train": f"{windows[0][0]}..{windows[0][-1]}",
+        "loopfm.validation": f"{windows[1][0]}..{windows[1][-1]}",
+    }
+    return tags | {f"loopfm.version.{table}": str(version) for table, version in pinned.versions.items()}
+
+
+def _record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainResult) -> None:
+    folder = context.scratch / "vm" / run_id
+    save_vm(result.artifact, folder / VM_ARTIFACTS)
+    context.registry.log_files(run_id, folder / VM_ARTIFACTS, VM_ARTIFACTS)
+    metrics = {f"validation_{name}": value for name, value in result.metrics.items()}
+    context.registry.log(run_id, config.model_dump(), metrics)
+    context.registry.log_curve(run_id, "epoch_validation_ne", [record.validation_ne for record in result.curve])
+    shutil.rmtree(folder)
+
+
+def _register(context: RunContext, vertical: str, space: SpaceRecord, run_id: str, validation: list[str]) -> str:
+    name = context.vm_name(vertical)
+    tags = {"loopfm.space": space.space_id, "loopfm.trained_until": validation[-1]}
+    model = context.registry.register(name, run_id, VM_ARTIFACTS, tags)
+    champion = context.registry.by_alias(name, CHAMPION)
+    if champion is None or champion.version != model.version:
+        context.registry.set_alias(name, CHALLENGER, model.version)
+    return model.version

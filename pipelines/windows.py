@@ -1,0 +1,70 @@
+"""The windows of a backtest, in event-time order: FM first, then VMs, then the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from feature_store.clocks import HOUR_MS
+from pipelines.config import ProjectConfig
+from pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunWindows:
+    """Partitions of each window, in order, without gaps; together they are the run's range."""
+
+    fm_train: list[str]
+    fm_validation: list[str]
+    warm_up: list[str]
+    vm_train: list[str]
+    vm_validation: list[str]
+    test: list[str]
+
+    @property
+    def parts(self) -> list[str]:
+        """All partitions of the run."""
+        return [part for field in fields(self) for part in getattr(self, field.name)]
+
+    @property
+    def fm(self) -> list[str]:
+        """Partitions that the FM trains or validates on."""
+        return self.fm_train + self.fm_validation
+
+    @property
+    def outputs(self) -> list[str]:
+        """Partitions that get FM outputs: all after the FM's own windows."""
+        return self.warm_up + self.vm
+
+    @property
+    def vm(self) -> list[str]:
+        """Partitions that a VM trains, validates or is tested on."""
+        return self.vm_train + self.vm_validation + self.test
+
+
+def run_windows(config: ProjectConfig, first: str, last: str) -> RunWindows:
+    """Split the range ``first`` .. ``last`` by the lengths in ``windows``; what is left over warms up histories.
+
+    Raises:
+        ConfigError: the range is shorter than the windows, or a window is no whole number of partitions.
+    """
+    clock = config.dataset.clock
+    parts = clock.between(*clock.span(first, last))
+    lengths = {}
+    for name, length in config.windows.model_dump().items():
+        if length % clock.grain_ms:
+            raise ConfigError(
+                f"windows.{name}: got {length} ms; allowed: a multiple of the grain ({clock.grain_ms} ms)"
+            )
+        lengths[name] = length // clock.grain_ms
+    spare = len(parts) - sum(lengths.values())
+    if spare < 0:
+        hours = sum(config.windows.model_dump().values()) // HOUR_MS
+        raise ConfigError(
+            f"range {parts[0]} .. {parts[-1]} holds {len(parts)} partitions, the windows need {sum(lengths.values())} "
+            f"({hours} h): widen --from / --to or shorten the windows"
+        )
+    lengths["warm_up"] += spare
+    windows: dict[str, list[str]] = {}
+    for name in ("fm_train", "fm_validation", "warm_up", "vm_train", "vm_validation", "test"):
+        windows[name], parts = parts[: lengths[name]], parts[lengths[name] :]
+    return RunWindows(**windows)
