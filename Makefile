@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see docs/commands.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow check bench lock
+.PHONY: help env demo test test-slow check bench lock reference
 
 export JAVA_HOME := $(shell scripts/system.sh --java)
 MISSING = $(shell scripts/system.sh 2>&1)
@@ -37,3 +37,6 @@ lock: env ## renew requirements.lock after a change of pyproject.toml's dependen
 	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	    --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
 	@! grep -nE '://' requirements.lock
+
+reference: env ## renew docs/settings.md after a change of a settings model
+	@$(BIN)/python scripts/reference.py
