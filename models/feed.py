@@ -1,0 +1,315 @@
+"""Batches of examples from pinned Parquet files, through a bounded buffer filled in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from models.config import VmConfig
+from models.encode import FeatureEncoder
+from models.feed_files import FeedFiles, by_part, check_spaces, read_file, stream_file
+from models.histories import Histories, TokenColumns, decode_histories
+from models.vm_data import HistoryBatch, HistoryKey, VmBatch, VmInputs, history_key
+from models.vm_encoder import VmEncoder
+from models.vocabulary import Vocabulary
+
+Ints = npt.NDArray[np.int64]
+Slices = list[tuple[str, pa.Table]]
+
+DEFAULT_BUFFER_ROWS = 2_000_000
+FIT_ROWS = 2_000_000
+ROW_COLUMNS = [
+    "example_id",
+    "user",
+    "event_ts",
+    "impression_id",
+    "weight",
+    "sampling_rate",
+    "label",
+    "label_available_at",
+    "teacher_logit",
+]
+
+
+class FeatureFeed:
+    """Examples of one vertical with their histories.
+
+    Parts come in an order drawn from the seed, in groups of at most half the buffer: one is read while the other is
+    used, and rows are shuffled within a group. Everything stays in memory where all rows fit the buffer.
+
+    Args:
+        files: pinned files of tables ``features`` and ``histories``.
+        inputs: the vertical's declared inputs.
+        config: the VM; only what its readers need is read.
+        known_at: leave out rows whose label is null or becomes available after this instant; None keeps all rows.
+        buffer_rows: most examples held at once.
+
+    Raises:
+        SpaceMismatchError: a history is of another space than its reader expects.
+        FeatureMismatchError: a key has no files.
+    """
+
+    def __init__(
+        self,
+        files: FeedFiles,
+        inputs: VmInputs,
+        config: VmConfig,
+        *,
+        known_at: int | None,
+        buffer_rows: int = DEFAULT_BUFFER_ROWS,
+    ) -> None:
+        self.files, self.inputs, self.config = files, inputs, config
+        self.known_at, self.buffer_rows = known_at, buffer_rows
+        self.specs = inputs.specs(config)
+        self.keys = _keys(config)
+        check_spaces(files, list(self.keys), inputs.space_id)
+        self._parts = by_part(files.features)
+        self._histories = {key: by_part(files.of(key)) for key in self.keys}
+        self._resident: tuple[VmEncoder, VmBatch] | None = None
+        self._held: tuple[tuple[str, ...], dict[HistoryKey, Histories]] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the files, before rows without a known label are left out."""
+        return sum(file.rows for file in self.files.features)
+
+    def fit_encoder(self, start: VmEncoder | None = None, fit_rows: int = FIT_ROWS) -> tuple[VmEncoder, float]:
+        """Fit vocabularies and normalisers on these rows (``start``: extend those of a model to start from).
+
+        Above ``fit_rows`` rows, every k-th row of each file is taken.
+
+        Returns:
+            The encoder, and the weighted base rate.
+        """
+        columns = list(dict.fromkeys([*(s.name for s in self.specs), *ROW_COLUMNS]))
+        step = -(-self.rows // fit_rows) or 1
+        tables = [self._usable(_every(read_file(f, columns), step)) for f in self.files.features]
+        table = pa.concat_tables(tables).combine_chunks()
+        known = start.features if start else FeatureEncoder([], {}, {}, {})
+        features = known.extend(table, self.specs, self.config.max_vocabulary)
+        label, weight = _label(table), _weights(table)[0]
+        rate = float((weight * label).sum() / weight.sum()) if len(label) else 0.5
+        return VmEncoder(features, self._entity_vocabularies(features, start, step)), rate
+
+    def _entity_vocabularies(
+        self, features: FeatureEncoder, start: VmEncoder | None, step: int
+    ) -> dict[str, Vocabulary]:
+        vocabularies = dict(start.entities) if start else {}
+        raw = [key for key, needed in self.keys.items() if needed == "entities"]
+        wanted = [name for name in self.inputs.entities if name not in features.categorical]
+        if not raw or not wanted:
+            return vocabularies
+        files = [file for key in raw for file in self.files.of(key)]
+        flat = [_flat_ids(_every(read_file(file, ["entities"]), step)) for file in files]
+        ids = np.concatenate([np.zeros(0, np.int64), *flat]).reshape(-1, len(self.inputs.entities))
+        limit = self.config.max_vocabulary
+        for name in wanted:
+            own = ids[:, self.inputs.entities.index(name)]
+            known = vocabularies.get(name)
+            vocabularies[name] = known.extend(own, limit) if known else Vocabulary.fit(own, limit)
+        return vocabularies
+
+    def batches(self, encoder: VmEncoder, batch_size: int, shuffle_seed: int | None = None) -> Iterator[VmBatch]:
+        """One pass over all rows; in file order without a seed.
+
+        Raises:
+            FeatureMismatchError: a file lacks a column.
+        """
+        rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
+        for group in self._groups(encoder, rng):
+            order = np.arange(len(group)) if rng is None else rng.permutation(len(group))
+            rows = torch.from_numpy(order)
+            for start in range(0, len(group), batch_size):
+                yield group.take(rows[start : start + batch_size])
+
+    def _groups(self, encoder: VmEncoder, rng: np.random.Generator | None) -> Iterator[VmBatch]:
+        if self.rows > self.buffer_rows:
+            yield from _ahead(self._assemble(slices, encoder) for slices in self._slices(rng, self.buffer_rows // 2))
+            return
+        if self._resident is None or self._resident[0] is not encoder:
+            slices = next(self._slices(None, max(1, self.rows)), [])
+            self._resident = (encoder, self._assemble(slices, encoder))
+            self._held = None
+        yield self._resident[1]
+
+    def _slices(self, rng: np.random.Generator | None, limit: int) -> Iterator[Slices]:
+        """Groups of whole parts of at most ``limit`` rows; a larger part comes in slices of its own."""
+        parts = list(self._parts)
+        if rng is not None:
+            parts = [parts[place] for place in rng.permutation(len(parts))]
+        group: Slices = []
+        held = 0
+        for part in parts:
+            rows = sum(file.rows for file in self._parts[part])
+            if held and held + rows > limit:
+                yield group
+                group, held = [], 0
+            if rows > limit:
+                yield from ([(part, table)] for table in self._stream(part, max(1, limit)))
+                continue
+            group += [(part, read_file(file, self._columns)) for file in self._parts[part]]
+            held += rows
+        if group:
+            yield group
+
+    def _stream(self, part: str, limit: int) -> Iterator[pa.Table]:
+        for file in self._parts[part]:
+            yield from stream_file(file, self._columns, limit)
+
+    @property
+    def _columns(self) -> list[str]:
+        histories = ["as_of", *(f"key_{name}" for _, name in self.keys)] if self.keys else []
+        return list(dict.fromkeys([*(s.name for s in self.specs), *ROW_COLUMNS, *histories]))
+
+    def _usable(self, table: pa.Table) -> pa.Table:
+        if self.known_at is None:
+            return table
+        known = pc.less_equal(table["label_available_at"], self.known_at)
+        return table.filter(pc.and_(pc.fill_null(known, False), pc.is_valid(table["label"])))
+
+    def _assemble(self, slices: Slices, encoder: VmEncoder) -> VmBatch:
+        """All examples of some slices as one batch, with the histories of their parts."""
+        names = tuple(dict.fromkeys(part for part, _ in slices))
+        code = {part: place for place, part in enumerate(names)}
+        tables = [self._usable(table) for _, table in slices]
+        table = pa.concat_tables(tables).combine_chunks() if tables else None
+        if table is None:
+            raise ValueError("a group holds at least one slice")
+        counts = [t.num_rows for t in tables]
+        part_code = np.repeat(np.array([code[part] for part, _ in slices], np.int64), counts)
+        return make_batch(table, encoder, part_code, self._load_histories(names, encoder))
+
+    def _load_histories(self, parts: tuple[str, ...], encoder: VmEncoder) -> dict[HistoryKey, Histories]:
+        if self._held is None or self._held[0] != parts:
+            self._held = None
+            self._held = (parts, {key: self._read_key(key, parts, encoder) for key in self.keys})
+        return self._held[1]
+
+    def _read_key(self, key: HistoryKey, parts: tuple[str, ...], encoder: VmEncoder) -> Histories:
+        columns = token_columns(self.keys[key], self.inputs, encoder)
+        files = [(place, f) for place, part in enumerate(parts) for f in self._histories[key].get(part, [])]
+        tables = [read_file(file, columns.names) for _, file in files]
+        part_code = np.repeat(np.array([p for p, _ in files], np.int64), [t.num_rows for t in tables])
+        table = pa.concat_tables(tables) if tables else _no_histories(columns)
+        return decode_histories(table, part_code, columns, key[1])
+
+
+def _keys(config: VmConfig) -> dict[HistoryKey, str]:
+    """History keys of the readers, and what of their tokens is needed: positions, vectors or entities."""
+    keys: dict[HistoryKey, str] = {}
+    for reader in config.readers:
+        key = history_key(reader)
+        needed = {"fm": "vectors", "raw": "entities", "control": "positions"}[reader.tokens]
+        keys[key] = needed if keys.get(key, "positions") == "positions" else keys[key]
+    return keys
+
+
+def token_columns(needed: str, inputs: VmInputs, encoder: VmEncoder) -> TokenColumns:
+    """Columns of table ``histories`` to decode for a key."""
+    heads = len(inputs.heads)
+    if needed == "entities":
+        return TokenColumns(
+            heads,
+            entities=lambda ids: encoder.entity_rows(ids, inputs.entities),
+            entity_count=len(inputs.entities),
+        )
+    return TokenColumns(heads, code_bytes=inputs.code_bytes if needed == "vectors" else None)
+
+
+def make_batch(table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[HistoryKey, Histories]) -> VmBatch:
+    """Rows of table ``features`` and the histories of their parts as one batch.
+
+    Args:
+        table: [N] rows.
+        encoder: of the VM.
+        part: code of each row's partition [N], as the histories use it.
+        histories: by key; found by (part, key_NAME, as_of).
+    """
+    encoded = encoder.features.encode(table)
+    weight, rate = _weights(table)
+    impression = table["impression_id"]
+    found = {}
+    for key, known in histories.items():
+        index = known.find(part, _ints(table[f"key_{key[1]}"]), _ints(table["as_of"]))
+        readable = pc.and_(pc.is_valid(table["as_of"]), pc.is_valid(table[f"key_{key[1]}"]))
+        index = np.where(readable.to_numpy(), index, 0)
+        found[key] = HistoryBatch(torch.from_numpy(index), known.pool)
+    return VmBatch(
+        cat=torch.from_numpy(encoded.cat),
+        num=torch.from_numpy(encoded.num),
+        lists={name: torch.from_numpy(values) for name, values in encoded.lists.items()},
+        masks={name: torch.from_numpy(values) for name, values in encoded.masks.items()},
+        example_id=_long(table["example_id"]),
+        user=_long(table["user"]),
+        impression_id=_long(impression),
+        has_impression=torch.from_numpy(pc.is_valid(impression).to_numpy().copy()),
+        event_ts=_long(table["event_ts"]),
+        label=torch.from_numpy(_label(table)),
+        weight=torch.from_numpy(weight),
+        sampling_rate=torch.from_numpy(rate),
+        teacher_logit=torch.from_numpy(_floats(table["teacher_logit"], np.nan)),
+        histories=found,
+    )
+
+
+def _ahead(groups: Iterator[VmBatch]) -> Iterator[VmBatch]:
+    """The same groups, each read in a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "feed") as pool:
+        following = pool.submit(next, groups, None)
+        while (group := following.result()) is not None:
+            following = pool.submit(next, groups, None)
+            yield group
+            del group
+
+
+def _no_histories(columns: TokenColumns) -> pa.Table:
+    types = {
+        "n": pa.int32(),
+        "event_ts": pa.list_(pa.int64()),
+        "entities": pa.list_(pa.int64()),
+        "z": pa.binary(),
+        "logits": pa.list_(pa.float32()),
+        "labels": pa.list_(pa.int8()),
+        "label_available_at": pa.list_(pa.int64()),
+    }
+    return pa.schema([(name, types.get(name, pa.int64())) for name in columns.names]).empty_table()
+
+
+def _every(table: pa.Table, step: int) -> pa.Table:
+    return table if step == 1 else table.take(pa.array(np.arange(0, table.num_rows, step)))
+
+
+def _flat_ids(table: pa.Table) -> Ints:
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["entities"].chunks]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.int64)
+
+
+def _ints(column: pa.ChunkedArray) -> Ints:
+    return (pc.fill_null(column, 0) if column.null_count else column).to_numpy()
+
+
+def _long(column: pa.ChunkedArray) -> torch.Tensor:
+    values = _ints(column)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _floats(column: pa.ChunkedArray, null: float) -> npt.NDArray[np.float32]:
+    column = column.cast(pa.float32())
+    filled = pc.fill_null(column, pa.scalar(null, pa.float32())) if column.null_count else column
+    return np.array(filled.to_numpy(), np.float32)
+
+
+def _label(table: pa.Table) -> npt.NDArray[np.float32]:
+    return _floats(table["label"], np.nan)
+
+
+def _weights(table: pa.Table) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Effective weight and sampling rate; 1 where null."""
+    rate = _floats(table["sampling_rate"], 1.0)
+    return _floats(table["weight"], 1.0) / rate, rate

@@ -1,0 +1,190 @@
+"""History readers: the tokens of one key to a vector.
+
+Shape legend: B examples, R of them with a history, L tokens, H heads of the space, D reader dim, K pooled vectors,
+Q width of the query.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.codec import unpack_tensor
+from models.config import ReaderConfig
+from models.vm_data import HistoryBatch, TokenBatch, VmInputs, gather_tokens
+
+EmbedEntities = Callable[[Tensor], Tensor]
+
+# Keep inputs of the token projection near unit scale: logits of rare events lie near -4, ages reach weeks.
+LOGIT_SCALE = 0.25
+AGE_SCALE = 0.2
+COUNT_SCALE = 0.25
+# A decayed sum of a full history of 50 tokens stays near the scale of their mean.
+DECAYED_SCALE = 1 / 8
+_MASKED = -1e4
+
+
+def log_age(age_hours: Tensor) -> Tensor:
+    """log(1 + age in minutes), scaled. Any shape."""
+    return (age_hours * 60).clamp(min=0).log1p() * AGE_SCALE
+
+
+def position_columns(tokens: TokenBatch) -> list[Tensor]:
+    """What every kind of token tells: label and label-known flag a head, and log age. Each [R, L, *]."""
+    return [tokens.labels, tokens.known, log_age(tokens.age_hours)[..., None]]
+
+
+class ControlTokens(nn.Module):
+    """Positions only: every FM-derived column is absent (method section 5.8)."""
+
+    def __init__(self, inputs: VmInputs) -> None:
+        super().__init__()
+        self.width = 2 * len(inputs.heads) + 1
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """[R, L, width]."""
+        return torch.cat(position_columns(tokens), dim=-1)
+
+
+class FmTokens(nn.Module):
+    """z, z * (y - p), logit, p and y - p of each head, beside the positions; y - p is 0 where y is not visible.
+
+    z * (y - p) takes the sum of the residuals of the heads whose label is visible.
+    """
+
+    def __init__(self, inputs: VmInputs) -> None:
+        super().__init__()
+        self.bits = inputs.code_bits
+        self.width = 2 * inputs.code_dim + 5 * len(inputs.heads) + 1
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """[R, L, width]."""
+        assert tokens.z is not None
+        assert tokens.logits is not None
+        z = unpack_tensor(tokens.z, self.bits)
+        p = tokens.logits.sigmoid()
+        residual = (tokens.labels - p) * tokens.known
+        surprise = z * residual.sum(dim=-1, keepdim=True)
+        return torch.cat([z, surprise, tokens.logits * LOGIT_SCALE, p, residual, *position_columns(tokens)], dim=-1)
+
+
+class RawTokens(nn.Module):
+    """Embeddings of the token's entities, beside the positions."""
+
+    def __init__(self, inputs: VmInputs, embedding_dim: int, embed: EmbedEntities) -> None:
+        super().__init__()
+        self.width = len(inputs.entities) * embedding_dim + 2 * len(inputs.heads) + 1
+        self.embed = embed
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """[R, L, width]."""
+        assert tokens.entities is not None
+        return torch.cat([self.embed(tokens.entities).flatten(-2), *position_columns(tokens)], dim=-1)
+
+
+class MeanReader(nn.Module):
+    """The mean of the tokens."""
+
+    pooled = 1
+
+    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+        """Weights [R, 1, L] of the tokens; masked places are 0."""
+        mask = tokens.mask.to(encoded.dtype)
+        return (mask / mask.sum(dim=1, keepdim=True))[:, None]
+
+
+class DecayedReader(nn.Module):
+    """Sums that halve with age, one a half-life; the half-lives are learned from the given ones on."""
+
+    def __init__(self, half_lives_hours: list[float]) -> None:
+        super().__init__()
+        self.log_half_life = nn.Parameter(torch.tensor(half_lives_hours).log())
+        self.pooled = len(half_lives_hours)
+
+    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+        """Weights [R, K, L] of the tokens; masked places are 0."""
+        rate = (-self.log_half_life).exp()
+        weights = torch.exp2(-tokens.age_hours[:, None] * rate[None, :, None])
+        return weights * tokens.mask[:, None] * DECAYED_SCALE
+
+
+class AttentionReader(nn.Module):
+    """Target attention: a query made of the current example's features scores each token by dot product.
+
+    The query is projected into the tokens' space per head, so keys need no projection of their own; a learned slope
+    on log age a head lets it prefer recent tokens.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.pooled = heads
+        self.dim = dim
+        self.age_slope = nn.Parameter(torch.zeros(heads))
+
+    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+        """Weights [R, heads, L] of the tokens, query [R, heads * D]; masked places are 0."""
+        query = query.view(len(query), self.pooled, self.dim) / math.sqrt(self.dim)
+        scores = torch.bmm(query, encoded.transpose(1, 2))
+        scores = scores + self.age_slope[None, :, None] * log_age(tokens.age_hours)[:, None]
+        scores = scores.masked_fill(~tokens.mask[:, None], _MASKED)
+        return scores.softmax(dim=-1) * tokens.mask[:, None]
+
+
+class HistoryReader(nn.Module):
+    """All readers of one key's tokens, over one projection of them (linear and LayerNorm).
+
+    Args:
+        config: key, kind of tokens, kinds of readers.
+        inputs: the space's heads and codes.
+        embedding_dim: of raw tokens' entities.
+        embed: entity rows [.., E] -> embeddings [.., E, embedding_dim].
+
+    Attributes:
+        width: of the output: K pooled vectors of dim D, and the (log) number of tokens.
+        query_width: width of the query that ``forward`` takes; 0 without target attention.
+    """
+
+    def __init__(self, config: ReaderConfig, inputs: VmInputs, embedding_dim: int, embed: EmbedEntities) -> None:
+        super().__init__()
+        self.length = config.length
+        self.tokens = _token_encoder(config, inputs, embedding_dim, embed)
+        self.project = nn.Linear(self.tokens.width, config.dim)
+        self.norm = nn.LayerNorm(config.dim)
+        kinds = [_reader(kind, config) for kind in dict.fromkeys(config.kinds)]
+        self.kinds = nn.ModuleList(kinds)
+        self.width = sum(reader.pooled for reader in kinds) * config.dim + 1
+        self.query_width = config.heads * config.dim if "attention" in config.kinds else 0
+
+    def forward(self, history: HistoryBatch, event_ts: Tensor, query: Tensor) -> Tensor:
+        """Histories at ``event_ts`` [B], query [B, query_width] -> [B, width]; exact zeros where empty."""
+        lengths = history.lengths(self.length)
+        rows = lengths.nonzero().squeeze(1)
+        out = query.new_zeros(len(lengths), self.width)
+        if not len(rows):
+            return out
+        tokens = gather_tokens(history.pool, history.index[rows], lengths[rows], event_ts[rows])
+        encoded = self.norm(self.project(self.tokens(tokens)))
+        read = self._pool(encoded, tokens, query[rows])
+        count = lengths[rows, None].to(read.dtype).log1p() * COUNT_SCALE
+        return out.index_copy(0, rows, torch.cat([read, count], dim=1))
+
+    def _pool(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+        weights = torch.cat([reader(encoded, tokens, query) for reader in self.kinds], dim=1)
+        return torch.bmm(weights, encoded).flatten(1)
+
+
+def _token_encoder(
+    config: ReaderConfig, inputs: VmInputs, embedding_dim: int, embed: EmbedEntities
+) -> FmTokens | RawTokens | ControlTokens:
+    if config.tokens == "raw":
+        return RawTokens(inputs, embedding_dim, embed)
+    return FmTokens(inputs) if config.tokens == "fm" else ControlTokens(inputs)
+
+
+def _reader(kind: str, config: ReaderConfig) -> MeanReader | DecayedReader | AttentionReader:
+    if kind == "attention":
+        return AttentionReader(config.dim, config.heads)
+    return DecayedReader(config.half_lives_hours) if kind == "decayed" else MeanReader()

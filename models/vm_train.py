@@ -1,0 +1,201 @@
+"""Training and scoring of a VM."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import TrainConfig, VmConfig
+from models.errors import ModelConfigError
+from models.feed import FeatureFeed
+from models.losses import distillation_loss
+from models.metrics import Scores, evaluate
+from models.vm import VerticalModel
+from models.vm_artifact import VmArtifact
+from models.vm_data import VmBatch, VmInputs
+from models.warm_start import copy_weights
+
+SCORE_BATCH = 8192
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of the curve."""
+
+    epoch: int
+    train_loss: float
+    validation_ne: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class VmTrainResult:
+    """The best epoch's model, its validation metrics, and the curve of all epochs."""
+
+    artifact: VmArtifact
+    metrics: dict[str, float]
+    curve: list[EpochRecord]
+    best_epoch: int
+
+
+def train_vm(
+    config: VmConfig,
+    inputs: VmInputs,
+    train: FeatureFeed,
+    validation: FeatureFeed,
+    *,
+    seed: int | None = None,
+    warm_start: VmArtifact | None = None,
+    progress: Progress | None = None,
+) -> VmTrainResult:
+    """Train on one window, stop early on the NE of a later one, keep the best epoch.
+
+    Args:
+        config: the VM and its training.
+        inputs: what it may read.
+        train: rows of the training window.
+        validation: rows of the validation window.
+        seed: of weights and order; the config's by default.
+        warm_start: model to start from; its vocabularies are extended and its weights kept.
+        progress: called with one line an epoch.
+
+    Raises:
+        FeatureMismatchError: ``warm_start`` reads a feature or history that ``config`` does not.
+        ModelConfigError: the training window holds no row with a known label.
+    """
+    seed = config.train.seed if seed is None else seed
+    encoder, base_rate = train.fit_encoder(warm_start.encoder if warm_start else None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VerticalModel(config, inputs, encoder)
+        model.start_at(base_rate)
+        if warm_start:
+            copy_weights(warm_start.model, model)
+        run = _TrainingRun(VmArtifact(config, inputs, encoder, model), train, validation, seed, progress)
+        return run.fit()
+
+
+class _TrainingRun:
+    def __init__(
+        self,
+        artifact: VmArtifact,
+        train: FeatureFeed,
+        validation: FeatureFeed,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        self.artifact, self.train, self.validation = artifact, train, validation
+        self.seed, self.progress = seed, progress
+        self.settings: TrainConfig = artifact.config.train
+        self.device = choose_device(self.settings)
+        self.model = artifact.model.to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+
+    def fit(self) -> VmTrainResult:
+        curve: list[EpochRecord] = []
+        best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
+        for epoch in range(self.settings.epochs):
+            loss, rows = self._epoch(epoch)
+            metrics = evaluate(score_vm(self.artifact, self.validation))
+            curve.append(EpochRecord(epoch, loss, metrics["ne"], rows))
+            if self.progress:
+                self.progress(f"epoch {epoch + 1}: train loss {loss:.4f}, validation NE {metrics['ne']:.4f}")
+            if best is None or metrics["ne"] < best[1]["ne"]:
+                best = (epoch, metrics, copy.deepcopy(self.model.state_dict()))
+            elif epoch - best[0] >= self.settings.patience:
+                break
+        if best is None:
+            raise ModelConfigError("train.epochs: at least one epoch is needed")
+        self.model.load_state_dict(best[2])
+        model = self.model.to("cpu").eval()
+        return VmTrainResult(replace(self.artifact, model=model), best[1], curve, best[0])
+
+    def _epoch(self, epoch: int) -> tuple[float, int]:
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self.settings.learning_rate_decay**epoch
+        total, rows = torch.zeros((), device=self.device), 0
+        shuffle_seed = self.seed * 1_000 + epoch
+        for batch in self.train.batches(self.artifact.encoder, self.settings.batch_size, shuffle_seed):
+            total += self._step(batch.to(self.device)) * len(batch)
+            rows += len(batch)
+        if not rows:
+            raise ModelConfigError("the training window holds no row whose label is known; move or widen it")
+        return float(total) / rows, rows
+
+    def _step(self, batch: VmBatch) -> Tensor:
+        logit = self.model(batch)
+        kd_weight = self.artifact.config.kd_weight
+        loss = distillation_loss(logit, batch.label, batch.weight, batch.teacher_logit, kd_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def choose_device(settings: TrainConfig) -> torch.device:
+    """The configured device; ``auto`` takes a GPU where there is one."""
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def score_vm(artifact: VmArtifact, feed: FeatureFeed, batch_size: int = SCORE_BATCH) -> Scores:
+    """Scores of every row of a feed, in its order.
+
+    Raises:
+        SpaceMismatchError: the feed is of another space than the model.
+    """
+    artifact.check_inputs(feed.inputs)
+    parts = [score_batch(artifact, batch) for batch in feed.batches(artifact.encoder, batch_size)]
+    return join_scores(parts)
+
+
+@torch.no_grad()
+def score_batch(artifact: VmArtifact, batch: VmBatch) -> Scores:
+    """Scores of one batch."""
+    model = artifact.model.eval()
+    p = model(batch.to(model.bias.device)).double().sigmoid().cpu().numpy()
+
+    def doubles(values: Tensor) -> Any:
+        return values.double().numpy()
+
+    return Scores(
+        example_id=batch.example_id.numpy(),
+        user=batch.user.numpy(),
+        impression_id=batch.impression_id.numpy(),
+        has_impression=batch.has_impression.numpy(),
+        event_ts=batch.event_ts.numpy(),
+        label=doubles(batch.label),
+        weight=doubles(batch.weight),
+        sampling_rate=doubles(batch.sampling_rate),
+        p=p,
+        has_history={f"{key[0]}_{key[1]}": (h.lengths(None) > 0).numpy() for key, h in batch.histories.items()},
+    )
+
+
+def join_scores(parts: list[Scores]) -> Scores:
+    """Scores of several batches as one; at least one is given.
+
+    Raises:
+        ModelConfigError: there are none.
+    """
+    if not parts:
+        raise ModelConfigError("no rows to score: the partitions given hold no row whose label is known")
+    names = [name for name in vars(parts[0]) if name != "has_history"]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    keys = parts[0].has_history
+    return Scores(**arrays, has_history={key: np.concatenate([p.has_history[key] for p in parts]) for key in keys})
