@@ -39,7 +39,7 @@ class ReadConfig(Strict):
 
     format: Literal["parquet", "csv", "delta"]
     paths: list[str] = Field(min_length=1)
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field(default={}, description="Spark's options of the format, such as header")
     delta_version: int | None = Field(default=None, ge=0)
 
 
@@ -60,16 +60,25 @@ class JoinConfig(Strict):
 
 
 class NegativeSampling(Strict):
-    """Negatives for click-only data (method 5.7): items seen before the event, chance by counts strictly before it.
+    """Negatives for click-only data (method 5.7): every source row is a positive, and items seen before it are drawn.
 
-    The sampled items of one positive share its impression. ``rate`` of a row (kept draws / eligible items, 1 for
-    positives) is stored so that weights and calibration can undo the sampling.
+    The law, exactly (``sources/negatives.py``): for a positive at t let h be the start of its ``bucket``; an item counts
+    the source rows that hold it in [h - window, h). Items with count c > 0, the positive's own apart, are drawn
+    without repeats, each with chance min(1, per_positive * c**power / sum of c**power), stored as ``sampling_rate``
+    (1 for positives) so that weights and calibration can undo the sampling. Negatives share the positive's impression.
     """
 
     per_positive: int = Field(ge=1)
-    window: Duration = Field(default=DAY_MS, description="items counted over this long before the event")
+    window: Duration = Field(default=DAY_MS, description="items counted over this long before the event; whole buckets")
+    bucket: Duration = Field(default=10 * 60_000, ge=1, description="counts move forward in steps of this")
     power: float = Field(default=0.75, ge=0, le=1, description="chance ~ count ** power; 0 is uniform over seen items")
     seed: int = 17
+
+    @model_validator(mode="after")
+    def _whole_buckets(self) -> Self:
+        if self.window % self.bucket or not self.window:
+            raise ValueError(f"window: got {self.window} ms; allowed: a multiple of bucket ({self.bucket} ms)")
+        return self
 
 
 class PastEvents(Strict):
@@ -81,6 +90,7 @@ class PastEvents(Strict):
     event_ts: str
     unit: Literal["s", "ms", "iso", "timestamp"] = "timestamp"
     labels: dict[Name, str] = Field(description="label name -> Spark SQL giving 0 or 1")
+    expected_columns: dict[str, str] | None = Field(default=None, description="as in the source itself")
 
 
 class InstantColumn(Strict):
@@ -103,7 +113,7 @@ class FeatureColumn(Strict):
 
     value: str
     kind: Literal["categorical", "numeric", "categorical_list", "numeric_list"]
-    known: Literal["event", "after"] = "event"
+    known: Literal["event", "after"] = Field(default="event", description="after: never a feature of any model")
 
 
 class WorldConfig(Strict):
@@ -127,8 +137,8 @@ class SourceConfig(Strict):
 
     read: ReadConfig | None = None
     world: WorldConfig | None = None
-    joins: list[JoinConfig] = []
-    where: str | None = None
+    joins: list[JoinConfig] = Field(default=[], description="side tables, joined on equal ids")
+    where: str | None = Field(default=None, description="Spark SQL filter over source rows")
     explode: ExplodeConfig | None = None
     negatives: NegativeSampling | None = None
     past_events: PastEvents | None = None
@@ -197,7 +207,7 @@ class HistoryConfig(Strict):
 
     keys: dict[Name, list[Name]] = Field(default={"user": ["user"], "item": ["item"]}, min_length=1)
     length: int = Field(default=50, ge=1, description="L: newest tokens of a key")
-    retention: Duration = 30 * DAY_MS
+    retention: Duration = Field(default=30 * DAY_MS, description="how far back a history looks for segments")
     raw_label: Name | None = Field(default=None, description="raw tokens: keep only known positives of this label")
 
 
@@ -213,7 +223,7 @@ class Vertical(Strict):
 class Checks(Strict):
     """What a step tolerates."""
 
-    max_reject_share: float = Field(default=0.05, ge=0, le=1)
+    max_reject_share: float = Field(default=0.05, ge=0, le=1, description="of a step's rows; above it the step fails")
 
 
 class DatasetConfig(Strict):
@@ -221,20 +231,20 @@ class DatasetConfig(Strict):
 
     name: Name
     source: SourceConfig
-    grain: Duration
-    day_offset: Duration = 0
+    grain: Duration = Field(description="length of a partition: a divisor of a day, from 10 minutes")
+    day_offset: Duration = Field(default=0, description="where partitions start, relative to UTC midnight")
     lag: Duration = Field(description="delay after a partition closes until the batch has published it")
     training_lag: Duration = Field(default=0, description="delay after fm_train_cutoff until the FM is in use")
     entities: dict[Name, str] = Field(description="entity -> Spark SQL; user and item are required")
-    event_ts: InstantColumn
-    arrived_at: InstantColumn | None = None
-    impression_id: str | None = None
+    event_ts: InstantColumn = Field(description="when the example happened")
+    arrived_at: InstantColumn | None = Field(default=None, description="when its row reached the source (event_ts)")
+    impression_id: str | None = Field(default=None, description="Spark SQL of what was shown together")
     weight: str | None = Field(default=None, description="Spark SQL of a row's weight (1 when absent)")
     sampling_rate: str | None = Field(default=None, description="Spark SQL of the chance that a row was kept")
     labels: dict[Name, LabelColumn] = Field(min_length=1)
-    features: dict[Name, FeatureColumn] = {}
-    as_of: list[AsOfFeature] = []
-    event_lists: list[EventList] = []
+    features: dict[Name, FeatureColumn] = Field(default={}, description="features of the source row")
+    as_of: list[AsOfFeature] = Field(default=[], description="counts, rates and ages over strictly past events")
+    event_lists: list[EventList] = Field(default=[], description="past events of a key as lists, for the FM")
     within_impression: WithinImpression = WithinImpression()
     fm_features: list[str] = Field(min_length=1, description="columns, as-of declarations or lists that the FM reads")
     histories: HistoryConfig = HistoryConfig()

@@ -79,7 +79,7 @@ class CodecConfig(Strict):
 
     dim: int = Field(default=16, ge=2, le=256)
     prefixes: list[int] = Field(default=[4, 8, 16], description="Matryoshka prefixes; the last is dim")
-    bits: Literal[4, 8, 32] = 4
+    bits: Literal[4, 8, 32] = Field(default=4, description="of each value")
 
     @model_validator(mode="after")
     def _prefixes_fit(self) -> Self:
@@ -102,11 +102,11 @@ class FmConfig(Strict):
     (``mlp.0`` is the first hidden layer of the block named mlp; ``input`` the concatenated fields).
     """
 
-    embedding_dim: int = Field(default=16, ge=1)
+    embedding_dim: int = Field(default=16, ge=1, description="of every categorical feature")
     max_vocabulary: int = Field(default=200_000, ge=1)
     attention_heads: int = Field(default=2, ge=1)
     blocks: dict[str, Block] = Field(default={"mlp": MlpBlock(units=[128, 64, 32])}, min_length=1)
-    captures: list[str] = Field(default=["mlp.0"], min_length=1)
+    captures: list[str] = Field(default=["mlp.0"], min_length=1, description="layers that the codec compresses")
     codec: CodecConfig = CodecConfig()
     train: TrainConfig = TrainConfig()
 
@@ -118,7 +118,7 @@ class ReaderConfig(Strict):
     label, log age; ``control``: the positions of fm tokens with label and log age only (method 5.8).
     """
 
-    key: str
+    key: str = Field(description="a key of dataset.histories.keys")
     tokens: Literal["fm", "raw", "control"] = "fm"
     kinds: list[Literal["mean", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
     half_lives_hours: list[float] = Field(default=[1.0, 6.0, 48.0], description="of decayed sums; learned from here on")
@@ -135,8 +135,10 @@ class VmConfig(Strict):
     max_vocabulary: int = Field(default=200_000, ge=1)
     units: list[int] = Field(default=[64, 32], min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    readers: list[ReaderConfig] = []
-    counters: bool = False
-    kd_weight: float = Field(default=0.0, ge=0)
-    fusion: Literal["concat", "additive"] = "concat"
+    readers: list[ReaderConfig] = Field(default=[], description="of histories; set by the arm")
+    counters: bool = Field(default=False, description="read the vertical's counters; set by the arm")
+    kd_weight: float = Field(default=0.0, ge=0, description="weight of distillation; set by the arm")
+    fusion: Literal["concat", "additive"] = Field(
+        default="concat", description="additive: an empty history leaves the rest of the model as it is"
+    )
     train: TrainConfig = TrainConfig()

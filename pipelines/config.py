@@ -28,12 +28,12 @@ class Windows(Strict):
     The FM trains and validates first; its outputs start after them; the last days train, validate and test the VMs.
     """
 
-    fm_train: Duration
-    fm_validation: Duration
-    warm_up: Duration = 0
-    vm_train: Duration
-    vm_validation: Duration
-    test: Duration
+    fm_train: Duration = Field(description="first: the FM trains")
+    fm_validation: Duration = Field(description="the FM's early stopping; ends at fm_train_cutoff")
+    warm_up: Duration = Field(default=0, description="histories fill before any VM reads them")
+    vm_train: Duration = Field(description="VMs train")
+    vm_validation: Duration = Field(description="early stopping of the VMs")
+    test: Duration = Field(description="last: every arm is measured on these rows")
 
 
 class RunRange(Strict):
@@ -57,12 +57,12 @@ class GateConfig(Strict):
 class VmSettings(Strict):
     """The VM of every vertical and what the arms add to it."""
 
-    base: VmConfig = VmConfig()
+    base: VmConfig = Field(default=VmConfig(), description="the VM of the arm base")
     loopfm_readers: list[ReaderConfig] = Field(
         default=[ReaderConfig(key="user"), ReaderConfig(key="item")], min_length=1
     )
     raw_readers: list[ReaderConfig] = Field(default=[ReaderConfig(key="user", tokens="raw")], min_length=1)
-    kd_weight: float = Field(default=0.3, gt=0)
+    kd_weight: float = Field(default=0.3, gt=0, description="distillation in the arms kd and loopfm_kd")
     recipe: Arm = Field(default="loopfm_kd", description="the arm that a scheduled run trains")
 
     def arm(self, arm: Arm) -> VmConfig:
@@ -80,12 +80,12 @@ class VmSettings(Strict):
 class ProjectConfig(Strict):
     """Everything that one YAML file declares."""
 
-    dataset: DatasetConfig
-    windows: Windows
+    dataset: DatasetConfig = Field(description="the data contract")
+    windows: Windows = Field(description="lengths of training, validation and test")
     range: RunRange | None = Field(default=None, description="default range of a run; the source's own when absent")
-    fm: FmConfig = FmConfig()
-    vm: VmSettings = VmSettings()
-    gate: GateConfig = GateConfig()
+    fm: FmConfig = Field(default=FmConfig(), description="the large model")
+    vm: VmSettings = Field(default=VmSettings(), description="the small models")
+    gate: GateConfig = Field(default=GateConfig(), description="when a challenger replaces the champion")
     seed: int = 0
 
     @property

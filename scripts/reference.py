@@ -47,7 +47,7 @@ def render() -> str:
 
 
 def _section(model: type[BaseModel]) -> str:
-    text = " ".join(re.sub(r"``", "`", model.__doc__ or "").split())
+    text = " ".join(re.sub(r" \(method [\d.]+\)", "", (model.__doc__ or "").replace("``", "`")).split())
     rows = [
         f"| `{name}` | {_kind(field)} | {_default(field)} | {_meaning(field)} |"
         for name, field in model.model_fields.items()
