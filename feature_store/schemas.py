@@ -146,7 +146,7 @@ def partials_schema(dataset: DatasetConfig) -> pa.Schema:
 
 
 def fm_inputs_schema(dataset: DatasetConfig) -> pa.Schema:
-    """fm_inputs: every column that the FM reads, so that train-fm and infer read one table."""
+    """fm_inputs: every column that the FM reads, so that train-fm and infer read one table; and what composes keys."""
     return pa.schema(
         [
             ("inputs_id", pa.string()),
@@ -158,6 +158,7 @@ def fm_inputs_schema(dataset: DatasetConfig) -> pa.Schema:
             ("weight", pa.float32()),
             ("sampling_rate", pa.float32()),
             *fm_feature_fields(dataset),
+            *_feature_fields(dataset, [n for n in composing_features(dataset) if n not in dataset.fm_features]),
         ]
     )
 
@@ -257,6 +258,7 @@ LEDGER = pa.schema(
         ("part", pa.string()),
         ("state", pa.string()),
         ("attempt", pa.int64()),
+        ("token", pa.string()),
         ("step", pa.string()),
         ("step_version", pa.int32()),
         ("definition", pa.string()),
@@ -272,3 +274,26 @@ LEDGER = pa.schema(
         ("computed_at", pa.int64()),
     ]
 )
+
+
+def table_schema(dataset: DatasetConfig, table: str) -> pa.Schema:
+    """The fixed schema of ``table`` for one data set."""
+    fixed = {
+        "labels": LABELS,
+        "quarantine": QUARANTINE,
+        "segments": SEGMENTS,
+        "histories": HISTORIES,
+        "ledger": LEDGER,
+        "evaluations": EVALUATIONS,
+    }
+    if table in fixed:
+        return fixed[table]
+    derived = {
+        "examples": examples_schema,
+        "past_events": past_events_schema,
+        "partials": partials_schema,
+        "fm_inputs": fm_inputs_schema,
+        "fm_outputs": fm_outputs_schema,
+        "features": features_schema,
+    }
+    return derived[table](dataset)

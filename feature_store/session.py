@@ -43,6 +43,16 @@ logger.plan.name = org.apache.spark.sql.catalyst.util.SparkStringUtils
 logger.plan.level = error
 """
 
+# A failed job's cause is in the exception that the driver raises; these print its stack trace three times more.
+_LOG4J += "".join(
+    f"logger.{name.rsplit('.')[-1]}.name = {name}\nlogger.{name.rsplit('.')[-1]}.level = off\n"
+    for name in (
+        "org.apache.spark.executor.Executor",
+        "org.apache.spark.scheduler.TaskSetManager",
+        "org.apache.spark.sql.delta.files.DeltaFileFormatWriter",
+    )
+)
+
 
 def spark_session(
     app: str = "loopfm", master: str | None = None, memory: str | None = None, conf: dict[str, str] | None = None

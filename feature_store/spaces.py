@@ -1,0 +1,116 @@
+"""Spaces: what makes vectors comparable. Their records are a small Delta table; the latest row of a space wins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from feature_store.errors import MissingInputError, MixedSpacesError
+
+if TYPE_CHECKING:
+    from feature_store.tables import TableStore
+
+ACTIVE, CLOSED = "active", "closed"
+
+SPACES = pa.schema([("space_id", pa.string()), ("revision", pa.int64()), ("record", pa.string())])
+
+
+@dataclass(frozen=True)
+class SpaceRecord:
+    """One space: FM version + capture layers + codec.
+
+    Args:
+        space_id: its name in every table.
+        inputs_id: digest of the FM's feature declaration; names its fm_inputs.
+        fm_train_cutoff: latest event_ts and label_available_at that any part of the space has used, epoch ms.
+        training_lag_ms: delay after the cutoff until its tokens may be read.
+        heads: verticals in the order of the logits.
+        dim, bits: of the codec; a vector takes dim * bits / 8 bytes.
+        captures: names of the captured layers.
+        model_path, model_digest: the FM's file and its digest.
+        run_id: MLflow run that made it.
+        state: ``active`` (infer and segments run for it) or ``closed``.
+    """
+
+    space_id: str
+    inputs_id: str
+    fm_train_cutoff: int
+    training_lag_ms: int
+    heads: list[str]
+    dim: int
+    bits: int
+    captures: list[str]
+    model_path: str
+    model_digest: str
+    run_id: str
+    state: str = ACTIVE
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of one packed vector."""
+        return self.dim * self.bits // 8
+
+
+class SpaceRegistry:
+    """Records of a data set's spaces."""
+
+    def __init__(self, store: TableStore) -> None:
+        self._store = store
+
+    def add(self, record: SpaceRecord) -> None:
+        """Write a record; an older one of the same space is replaced."""
+        revision = 1 + max(
+            (int(row["revision"]) for row in self._rows() if row["space_id"] == record.space_id), default=0
+        )
+        row = {"space_id": record.space_id, "revision": revision, "record": json.dumps(asdict(record), sort_keys=True)}
+        self._store.append_arrow("spaces", pa.Table.from_pylist([row], schema=SPACES))
+
+    def all(self) -> list[SpaceRecord]:
+        """Every space, in order of its cutoff."""
+        latest = {
+            row["space_id"]: row for row in sorted(self._rows(), key=lambda row: (row["revision"], row["record"]))
+        }
+        records = [SpaceRecord(**json.loads(row["record"])) for row in latest.values()]
+        return sorted(records, key=lambda record: (record.fm_train_cutoff, record.space_id))
+
+    def get(self, space_id: str) -> SpaceRecord:
+        """The record of one space.
+
+        Raises:
+            MissingInputError: there is none.
+        """
+        found = {record.space_id: record for record in self.all()}
+        if space_id not in found:
+            raise MissingInputError(
+                f"space {space_id} is not registered (known: {sorted(found) or 'none'}); `loopfm train-fm` makes one"
+            )
+        return found[space_id]
+
+    def active(self) -> list[SpaceRecord]:
+        """Spaces that infer and segments run for, the oldest cutoff first."""
+        return [record for record in self.all() if record.state == ACTIVE]
+
+    def close(self, space_id: str) -> None:
+        """Stop writing a space; its tables stay readable."""
+        self.add(replace(self.get(space_id), state=CLOSED))
+
+    @staticmethod
+    def require_same(space_a: str, space_b: str) -> None:
+        """Vectors of two spaces never meet.
+
+        Raises:
+            MixedSpacesError: they differ; names both.
+        """
+        if space_a != space_b:
+            raise MixedSpacesError(
+                f"vectors of space {space_a} and of space {space_b} cannot be used together: write the partitions of "
+                f"one space for both (a backfill), or train a new vertical model on {space_b}"
+            )
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._store.exists("spaces"):
+            return []
+        return self._store.arrow("spaces", self._store.newest("spaces"), {}, None).to_pylist()
