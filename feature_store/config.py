@@ -62,8 +62,8 @@ class JoinConfig(Strict):
 class NegativeSampling(Strict):
     """Negatives for click-only data (method 5.7): every source row is a positive, and items seen before it are drawn.
 
-    The law, exactly (``sources/negatives.py``): for a positive at t let h be the start of its ``bucket``; an item counts
-    the source rows that hold it in [h - window, h). Items with count c > 0, the positive's own apart, are drawn
+    The law, exactly (``sources/negatives.py``): for a positive at t let h be the start of its ``bucket``; an item
+    counts the source rows that hold it in [h - window, h). Items with count c > 0, the positive's own apart, are drawn
     without repeats, each with chance min(1, per_positive * c**power / sum of c**power), stored as ``sampling_rate``
     (1 for positives) so that weights and calibration can undo the sampling. Negatives share the positive's impression.
     """
