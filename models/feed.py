@@ -67,7 +67,7 @@ class FeatureFeed:
         self.files, self.inputs, self.config = files, inputs, config
         self.known_at, self.buffer_rows = known_at, buffer_rows
         self.specs = inputs.specs(config)
-        self.keys = _keys(config)
+        self.keys = needed_columns(config)
         check_spaces(files, list(self.keys), inputs.space_id)
         self._parts = by_part(files.features)
         self._histories = {key: by_part(files.of(key)) for key in self.keys}
@@ -134,6 +134,8 @@ class FeatureFeed:
             return
         if self._resident is None or self._resident[0] is not encoder:
             slices = next(self._slices(None, max(1, self.rows)), [])
+            if not slices:
+                return
             self._resident = (encoder, self._assemble(slices, encoder))
             self._held = None
         yield self._resident[1]
@@ -174,13 +176,11 @@ class FeatureFeed:
         return table.filter(pc.and_(pc.fill_null(known, False), pc.is_valid(table["label"])))
 
     def _assemble(self, slices: Slices, encoder: VmEncoder) -> VmBatch:
-        """All examples of some slices as one batch, with the histories of their parts."""
+        """All examples of some slices (at least one) as one batch, with the histories of their parts."""
         names = tuple(dict.fromkeys(part for part, _ in slices))
         code = {part: place for place, part in enumerate(names)}
         tables = [self._usable(table) for _, table in slices]
-        table = pa.concat_tables(tables).combine_chunks() if tables else None
-        if table is None:
-            raise ValueError("a group holds at least one slice")
+        table = pa.concat_tables(tables).combine_chunks()
         counts = [t.num_rows for t in tables]
         part_code = np.repeat(np.array([code[part] for part, _ in slices], np.int64), counts)
         return make_batch(table, encoder, part_code, self._load_histories(names, encoder))
@@ -200,7 +200,7 @@ class FeatureFeed:
         return decode_histories(table, part_code, columns, key[1])
 
 
-def _keys(config: VmConfig) -> dict[HistoryKey, str]:
+def needed_columns(config: VmConfig) -> dict[HistoryKey, str]:
     """History keys of the readers, and what of their tokens is needed: positions, vectors or entities."""
     keys: dict[HistoryKey, str] = {}
     for reader in config.readers:

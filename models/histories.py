@@ -88,22 +88,23 @@ def decode_histories(table: pa.Table, part: Ints, columns: TokenColumns, key: st
     def lists(name: str, width: int, null: float | int | None) -> npt.NDArray[Any]:
         flat = _list_values(table[name], null)
         _check_length(key, name, len(flat), total * width)
-        return flat.reshape(total, width) if width != 1 or name != "event_ts" else flat
+        return flat.reshape(total, width)
 
     heads = columns.heads
     vectors = columns.code_bytes is not None
     z = _binary_values(table["z"]) if vectors else None
-    if z is not None:
-        _check_length(key, "z", len(z), total * int(columns.code_bytes or 0))
-    entities = lists("entities", columns.entity_count, None) if columns.entities else None
+    if z is not None and columns.code_bytes is not None:
+        _check_length(key, "z", len(z), total * columns.code_bytes)
+        z = z.reshape(total, columns.code_bytes)
+    entities = columns.entities(lists("entities", columns.entity_count, None)) if columns.entities else None
     pool = TokenPool(
         offsets=torch.from_numpy(offsets),
-        event_ts=_tensor(lists("event_ts", 1, None)),
+        event_ts=_tensor(lists("event_ts", 1, None)[:, 0]),
         labels=_tensor(lists("labels", heads, UNKNOWN)),
         label_available_at=_tensor(lists("label_available_at", heads, NEVER)),
-        z=None if z is None else _tensor(z.reshape(total, -1)),
+        z=None if z is None else _tensor(z),
         logits=_tensor(lists("logits", heads, 0.0)) if vectors else None,
-        entities=_tensor(columns.entities(entities)) if columns.entities and entities is not None else None,
+        entities=None if entities is None else _tensor(entities),
     )
     return Histories(pool, part, _flat(table["key_id"]), _flat(table["as_of"]))
 

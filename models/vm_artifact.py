@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from models.config import VmConfig
 from models.errors import ArtifactError, SpaceMismatchError
 from models.vm import VerticalModel
-from models.vm_data import VmInputs
+from models.vm_data import RAW_SPACE, HistoryKey, VmInputs
 from models.vm_encoder import VmEncoder
 
 FORMAT = 1
@@ -41,6 +43,20 @@ class VmArtifact:
                 f"the model of vertical {self.inputs.vertical} reads space {self.inputs.space_id}, the rows are of "
                 f"space {inputs.space_id}: score rows of {self.inputs.space_id}, or train a VM on {inputs.space_id}"
             )
+
+    def check_space(self, key: HistoryKey, histories: pa.Table) -> None:
+        """Histories in hand are of the space that this model reads.
+
+        Raises:
+            SpaceMismatchError: names both spaces.
+        """
+        expected = RAW_SPACE if key[0] == "raw" else self.inputs.space_id
+        for found in pc.unique(histories["space_id"]).to_pylist():
+            if found != expected:
+                raise SpaceMismatchError(
+                    f"histories of key {key[1]} are of space {found}, the model of vertical {self.inputs.vertical} "
+                    f"reads {expected}: export histories of {expected}"
+                )
 
 
 def save_vm(artifact: VmArtifact, folder: Path) -> str:

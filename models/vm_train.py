@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +13,12 @@ from models.config import TrainConfig, VmConfig
 from models.errors import ModelConfigError
 from models.feed import FeatureFeed
 from models.losses import distillation_loss
-from models.metrics import Scores, evaluate
+from models.metrics import evaluate
 from models.vm import VerticalModel
 from models.vm_artifact import VmArtifact
 from models.vm_data import VmBatch, VmInputs
+from models.vm_score import score_vm
 from models.warm_start import copy_weights
-
-SCORE_BATCH = 8192
 
 Progress = Callable[[str], None]
 
@@ -69,8 +66,10 @@ def train_vm(
 
     Raises:
         FeatureMismatchError: ``warm_start`` reads a feature or history that ``config`` does not.
-        ModelConfigError: the training window holds no row with a known label.
+        ModelConfigError: the training window holds no row with a known label, or a feed keeps unknown ones.
     """
+    if train.known_at is None or validation.known_at is None:
+        raise ModelConfigError("known_at of a feed: got None; training needs the instant at which labels are known")
     seed = config.train.seed if seed is None else seed
     encoder, base_rate = train.fit_encoder(warm_start.encoder if warm_start else None)
     with torch.random.fork_rng(devices=[]):
@@ -151,51 +150,3 @@ def choose_device(settings: TrainConfig) -> torch.device:
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(settings.device)
-
-
-def score_vm(artifact: VmArtifact, feed: FeatureFeed, batch_size: int = SCORE_BATCH) -> Scores:
-    """Scores of every row of a feed, in its order.
-
-    Raises:
-        SpaceMismatchError: the feed is of another space than the model.
-    """
-    artifact.check_inputs(feed.inputs)
-    parts = [score_batch(artifact, batch) for batch in feed.batches(artifact.encoder, batch_size)]
-    return join_scores(parts)
-
-
-@torch.no_grad()
-def score_batch(artifact: VmArtifact, batch: VmBatch) -> Scores:
-    """Scores of one batch."""
-    model = artifact.model.eval()
-    p = model(batch.to(model.bias.device)).double().sigmoid().cpu().numpy()
-
-    def doubles(values: Tensor) -> Any:
-        return values.double().numpy()
-
-    return Scores(
-        example_id=batch.example_id.numpy(),
-        user=batch.user.numpy(),
-        impression_id=batch.impression_id.numpy(),
-        has_impression=batch.has_impression.numpy(),
-        event_ts=batch.event_ts.numpy(),
-        label=doubles(batch.label),
-        weight=doubles(batch.weight),
-        sampling_rate=doubles(batch.sampling_rate),
-        p=p,
-        has_history={f"{key[0]}_{key[1]}": (h.lengths(None) > 0).numpy() for key, h in batch.histories.items()},
-    )
-
-
-def join_scores(parts: list[Scores]) -> Scores:
-    """Scores of several batches as one; at least one is given.
-
-    Raises:
-        ModelConfigError: there are none.
-    """
-    if not parts:
-        raise ModelConfigError("no rows to score: the partitions given hold no row whose label is known")
-    names = [name for name in vars(parts[0]) if name != "has_history"]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    keys = parts[0].has_history
-    return Scores(**arrays, has_history={key: np.concatenate([p.has_history[key] for p in parts]) for key in keys})

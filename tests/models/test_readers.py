@@ -1,0 +1,167 @@
+"""History readers against plain loops over tokens, on random histories with labels known at different instants."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.codec import pack
+from models.config import ReaderConfig
+from models.readers import HistoryReader
+from models.vm_data import NEVER, HistoryBatch, TokenPool, gather_tokens
+from tests.models.vm_files import CODE_DIM, HOUR, INPUTS, START
+
+HEADS, ENTITIES, DIM = 2, 2, 6
+TABLE = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+
+
+def make_pool(lengths, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    total = sum(lengths)
+    z = torch.rand(total, CODE_DIM, generator=g) * 2 - 1
+    labels = torch.randint(-1, 2, (total, HEADS), generator=g, dtype=torch.int8)
+    event_ts = START + torch.randint(0, 100 * HOUR, (total,), generator=g)
+    available = event_ts[:, None] + torch.randint(0, 90 * HOUR, (total, HEADS), generator=g)
+    available[labels < 0] = NEVER
+    return TokenPool(
+        offsets=torch.tensor([0, 0, *torch.tensor(lengths).cumsum(0).tolist()]),
+        event_ts=event_ts,
+        labels=labels,
+        label_available_at=available,
+        z=torch.from_numpy(pack(z.numpy(), 4)),
+        logits=torch.randn(total, HEADS, generator=g),
+        entities=torch.randint(0, 20, (total, ENTITIES), generator=g),
+    )
+
+
+def make_reader(tokens, kinds=("mean", "decayed", "attention"), length=None):
+    torch.manual_seed(1)
+    config = ReaderConfig(key="item", tokens=tokens, kinds=list(kinds), dim=DIM, heads=2, length=length)
+    reader = HistoryReader(config, INPUTS, TABLE.shape[1], lambda rows: TABLE[rows])
+    with torch.no_grad():
+        for name, parameter in reader.named_parameters():
+            if "age_slope" in name or "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return reader
+
+
+def nibbles(code):
+    values = [v for byte in code.tolist() for v in (byte & 15, byte >> 4)]
+    return [(v - 16 if v >= 8 else v) / 8 for v in values]
+
+
+def slow_token(reader, kind, pool, at, t):
+    """Input columns of one token as of t, then projection and LayerNorm."""
+    known = [1.0 if pool.labels[at, h] >= 0 and pool.label_available_at[at, h] <= t else 0.0 for h in range(HEADS)]
+    labels = [float(pool.labels[at, h]) if known[h] else 0.0 for h in range(HEADS)]
+    log_age = 0.2 * math.log1p((t - int(pool.event_ts[at])) / 60_000)
+    columns = []
+    if kind == "fm":
+        z = nibbles(pool.z[at])
+        p = [1 / (1 + math.exp(-float(v))) for v in pool.logits[at]]
+        residual = [(labels[h] - p[h]) * known[h] for h in range(HEADS)]
+        columns += [*z, *(v * sum(residual) for v in z), *(0.25 * float(v) for v in pool.logits[at]), *p, *residual]
+    if kind == "raw":
+        columns += [float(v) for row in pool.entities[at] for v in TABLE[row]]
+    columns += [*labels, *known, log_age]
+    x = reader.project.weight.double() @ torch.tensor(columns).double() + reader.project.bias.double()
+    centred = x - x.mean()
+    normed = centred / (centred.square().mean() + reader.norm.eps).sqrt()
+    return normed * reader.norm.weight.double() + reader.norm.bias.double(), log_age
+
+
+def slow_read(reader, kind, pool, row, t, query):
+    places = list(range(int(pool.offsets[row]), int(pool.offsets[row + 1])))[: reader.length]
+    if not places:
+        return torch.zeros(reader.width).double()
+    tokens = [slow_token(reader, kind, pool, at, t) for at in places]
+    vectors, logs = [v for v, _ in tokens], [a for _, a in tokens]
+    hours = [(t - int(pool.event_ts[at])) / HOUR for at in places]
+    out = [sum(vectors) / len(vectors)]
+    for half_life in (1.0, 6.0, 48.0):
+        out.append(sum(v * 2 ** (-h / half_life) for v, h in zip(vectors, hours, strict=True)) / 8)
+    for head, slope in enumerate(reader.kinds[2].age_slope.tolist()):
+        q = query[head * DIM : (head + 1) * DIM].double()
+        scores = [float(q @ v) / math.sqrt(DIM) + slope * a for v, a in zip(vectors, logs, strict=True)]
+        weights = [math.exp(s - max(scores)) for s in scores]
+        out.append(sum(w / sum(weights) * v for w, v in zip(weights, vectors, strict=True)))
+    return torch.cat([*out, torch.tensor([0.25 * math.log1p(len(places))])])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    st.sampled_from(["fm", "raw", "control"]),
+    st.sampled_from([None, 2]),
+    st.integers(0, 5),
+)
+@torch.no_grad()
+def test_readers_equal_plain_loops(lengths, kind, length, seed):
+    pool = make_pool([*lengths, 1], seed)
+    reader = make_reader(kind, length=length)
+    index = torch.arange(len(lengths) + 2)
+    event_ts = START + 100 * HOUR + torch.arange(len(index)) * 7 * HOUR
+    query = torch.randn(len(index), reader.query_width)
+    got = reader(HistoryBatch(index, pool), event_ts, query)
+    for row in index.tolist():
+        expected = slow_read(reader, kind, pool, row, int(event_ts[row]), query[row])
+        torch.testing.assert_close(got[row].double(), expected.double(), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("tokens", ["control", "raw"])
+def test_control_and_raw_see_no_column_of_the_fm(tokens):
+    pool, reader = make_pool([3, 5, 2]), make_reader(tokens)
+    noise = TokenPool(**{**vars(pool), "z": 255 - pool.z, "logits": pool.logits * -3})
+    blind = TokenPool(**{**vars(pool), "z": None, "logits": None})
+    index, event_ts = torch.tensor([1, 2, 3, 0]), torch.full((4,), START + 120 * HOUR)
+    query = torch.randn(4, reader.query_width)
+    outputs = [reader(HistoryBatch(index, p), event_ts, query) for p in (pool, noise, blind)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    fm = make_reader("fm")
+    assert not torch.equal(*(fm(HistoryBatch(index, p), event_ts, query) for p in (pool, noise)))
+
+
+def test_empty_histories_give_exact_zeros_and_no_gradient():
+    pool, reader = make_pool([3, 0]), make_reader("fm")
+    index, event_ts = torch.tensor([0, 2, 1]), torch.full((3,), START + 120 * HOUR)
+    query = torch.randn(3, reader.query_width, requires_grad=True)
+    read = reader(HistoryBatch(index, pool), event_ts, query)
+    assert (read[:2] == 0).all()
+    assert (read[2] != 0).any()
+    read.sum().backward()
+    assert (query.grad[:2] == 0).all()
+    none = reader(HistoryBatch(index[:2], pool), event_ts[:2], query[:2])
+    assert none.shape == (2, reader.width)
+    assert (none == 0).all()
+
+
+def test_a_label_counts_from_the_instant_it_is_available():
+    pool = make_pool([1])
+    pool.labels[:] = 1
+    pool.label_available_at[:] = START + 110 * HOUR
+    index, lengths = torch.ones(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+    event_ts = START + 110 * HOUR + torch.tensor([-1, 0, 1])
+    tokens = gather_tokens(pool, index, lengths, event_ts)
+    assert tokens.known[:, 0, 0].tolist() == [0, 1, 1]
+    assert tokens.labels[:, 0, 0].tolist() == [0, 1, 1]
+
+
+def test_an_unseen_label_changes_nothing():
+    pool, reader = make_pool([4, 4]), make_reader("fm")
+    index, event_ts = torch.tensor([1, 2]), torch.full((2,), START + 101 * HOUR)
+    later = pool.label_available_at > START + 101 * HOUR
+    assert later.any()
+    flipped = TokenPool(**{**vars(pool), "labels": torch.where(later, 1 - pool.labels.clamp(min=0), pool.labels)})
+    query = torch.randn(2, reader.query_width)
+    outputs = [reader(HistoryBatch(index, p), event_ts, query) for p in (pool, flipped)]
+    assert torch.equal(*outputs)
+
+
+def test_half_lives_are_learned():
+    pool, reader = make_pool([4, 4]), make_reader("fm", kinds=["decayed"])
+    read = reader(HistoryBatch(torch.tensor([1, 2]), pool), torch.full((2,), START + 101 * HOUR), torch.zeros(2, 0))
+    read.square().sum().backward()
+    assert (reader.kinds[0].log_half_life.grad != 0).any()
