@@ -16,7 +16,7 @@ from models.errors import ModelConfigError
 
 AGE_SUFFIX = "_age_hours"
 
-_EMBEDDING_STD = 0.05
+_EMBEDDING_STD = 0.2
 
 
 class FmInputs(NamedTuple):

@@ -18,16 +18,16 @@ CONFIG = FmConfig(
     embedding_dim=8,
     blocks={"mlp": MlpBlock(units=[16, 8])},
     codec=CodecConfig(dim=8, prefixes=[4, 8]),
-    train=TrainConfig(learning_rate=1e-2, batch_size=128, epochs=3, device="cpu"),
+    train=TrainConfig(learning_rate=2e-2, learning_rate_decay=0.9, batch_size=64, epochs=5, patience=3, device="cpu"),
 )
 
 
 def window(rows=1500, seed=0, start=0):
     """A user clicks items of the theme (of two) of his past clicks; ``video`` has a label for half of the rows."""
     rng = np.random.default_rng(seed)
-    item, user = rng.integers(0, 60, rows), rng.integers(0, 40, rows)
+    item, user = rng.integers(0, 20, rows), rng.integers(0, 12, rows)
     lengths = rng.integers(0, 6, rows)
-    past = [rng.integers(0, 30, n) * 2 + u % 2 for n, u in zip(lengths, user, strict=True)]
+    past = [rng.integers(0, 10, n) * 2 + u % 2 for n, u in zip(lengths, user, strict=True)]
     quality = rng.normal(size=rows).astype(np.float32)
     logit = 2.0 * ((item % 2 == user % 2) - 0.5) * 2 + quality - 1
     label = rng.random(rows) < 1 / (1 + np.exp(-logit))
