@@ -52,7 +52,7 @@ def features_frame(
         rows = rows.join(counters, IDENTITY, "left")
     made: dict[str, Column] = {
         "space_id": F.lit(space.space_id),
-        "teacher_logit": _teacher_logit(dataset),
+        "teacher_logit": _teacher_logit(space),
         "as_of": as_of_column(dataset, space),
         **key_columns(dataset),
         **_allowed_columns(dataset),
@@ -61,8 +61,8 @@ def features_frame(
     return rows.select(*(made.get(name, F.col(name)).cast(kind).alias(name) for name, kind in types.items()))
 
 
-def _teacher_logit(dataset: DatasetConfig) -> Column:
-    heads = chain.from_iterable((F.lit(vertical), F.lit(head)) for head, vertical in enumerate(dataset.heads))
+def _teacher_logit(space: SpaceRecord) -> Column:
+    heads = chain.from_iterable((F.lit(vertical), F.lit(head)) for head, vertical in enumerate(space.heads))
     return F.get(F.col("logits"), F.create_map(*heads)[F.col("vertical")])
 
 

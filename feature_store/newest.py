@@ -37,7 +37,7 @@ def newest_per_group(group: Sequence[npt.NDArray[Any]], event_ts: Ints, example_
     starts = _starts([column[order] for column in group], len(order))
     rank = np.arange(len(order)) - np.repeat(starts, _lengths(starts, len(order)))
     counts = np.minimum(_lengths(starts, len(order)), length)
-    return Cut(order[rank < length], np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64), counts)
+    return Cut(order[rank < length], np.cumsum(counts) - counts, counts)
 
 
 @dataclass(frozen=True)

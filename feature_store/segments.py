@@ -20,7 +20,7 @@ from feature_store.config import RAW_SPACE, DatasetConfig
 from feature_store.key_stream import BATCH_TOKENS, CELLS, chunks, codes, key_chunks, repeated
 from feature_store.newest import Cut, batches_of, newest_per_group
 from feature_store.schemas import SEGMENTS
-from feature_store.token_columns import check_space, key_columns, labels_by_head, space_name, within
+from feature_store.token_columns import check_space, head_names, key_columns, labels_by_head, space_name, within
 from feature_store.tokens import Ints, Tokens, from_columns, pack, pack_ids, unpack
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def segments_frame(
     rows = within(outputs_or_examples, parts)
     if space is not None:
         check_space(rows, space.space_id, "fm_outputs")
-    tokens = rows.join(labels_by_head(dataset, within(labels, parts)), ["part", "example_id"], "left")
+    tokens = rows.join(
+        labels_by_head(head_names(dataset, space), within(labels, parts)), ["part", "example_id"], "left"
+    )
     if space is None and past_events is not None:
         tokens = tokens.unionByName(_past_tokens(dataset, rows, within(past_events, parts)), allowMissingColumns=True)
     return merged_segments(dataset, split_segments(dataset, space, tokens))
@@ -66,13 +68,13 @@ def segments_frame(
 def split_segments(dataset: DatasetConfig, space: SpaceRecord | None, tokens: DataFrame) -> DataFrame:
     """Newest L of every key within each input split: rows of schema segments, several a segment."""
     vectors = ["z", "logits"] if space is not None else list(dataset.entities)
-    heads = range(len(dataset.heads))
+    heads = range(len(head_names(dataset, space)))
     flat = _known_positives(dataset, tokens) if space is None else tokens.withColumn("arrival", _arrival())
     flat = flat.withColumns(key_columns(dataset)).select(
         "part", "example_id", "event_ts", "arrival", *vectors, *key_columns(dataset),
         *(f"label_{h}" for h in heads), *(f"available_{h}" for h in heads),
     )  # fmt: skip
-    return flat.mapInArrow(cut_splits(dataset, space_name(space)), from_arrow_schema(SEGMENTS))
+    return flat.mapInArrow(cut_splits(dataset, space_name(space), len(heads)), from_arrow_schema(SEGMENTS))
 
 
 def merged_segments(dataset: DatasetConfig, partial: DataFrame) -> DataFrame:
@@ -108,9 +110,9 @@ def _past_tokens(dataset: DatasetConfig, examples: DataFrame, past_events: DataF
     return kept.drop(*(f"label_{name}" for name in dataset.labels))
 
 
-def cut_splits(dataset: DatasetConfig, space_id: str) -> Callable[[Batches], Batches]:
+def cut_splits(dataset: DatasetConfig, space_id: str, heads: int) -> Callable[[Batches], Batches]:
     """Turn flat tokens (columns of ``from_columns``, part, arrival, key_NAME) into packed rows, cut in each split."""
-    clock, length, heads = dataset.clock, dataset.histories.length, len(dataset.heads)
+    clock, length = dataset.clock, dataset.histories.length
     entities = list(dataset.entities) if space_id == RAW_SPACE else []
     keys = list(dataset.histories.keys)
 

@@ -20,6 +20,11 @@ def space_name(space: SpaceRecord | None) -> str:
     return RAW_SPACE if space is None else space.space_id
 
 
+def head_names(dataset: DatasetConfig, space: SpaceRecord | None) -> list[str]:
+    """Verticals in the order of a token's labels: the space's own, those of the data set for raw."""
+    return dataset.heads if space is None else space.heads
+
+
 def key_columns(dataset: DatasetConfig) -> dict[str, Column]:
     """``key_NAME`` -> id of the row for each history key; null where a column that composes it is null."""
     return {f"key_{name}": key_id_column(columns) for name, columns in dataset.histories.keys.items()}
@@ -34,10 +39,10 @@ def as_of_column(dataset: DatasetConfig, space: SpaceRecord | None) -> Column:
     return F.when(event_ts >= space.fm_train_cutoff + space.training_lag_ms, horizon)
 
 
-def labels_by_head(dataset: DatasetConfig, labels: DataFrame) -> DataFrame:
+def labels_by_head(heads: list[str], labels: DataFrame) -> DataFrame:
     """One row per (part, example_id): label_H and available_H of each head, null where the vertical has none."""
     columns = []
-    for head, vertical in enumerate(dataset.heads):
+    for head, vertical in enumerate(heads):
         own = F.col("vertical") == vertical
         columns += [
             F.max(F.when(own, F.col("label"))).alias(f"label_{head}"),

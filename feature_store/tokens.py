@@ -96,18 +96,19 @@ def unpack(rows: pa.RecordBatch) -> tuple[Tokens, Ints]:
 def from_columns(rows: pa.RecordBatch, entities: list[str], heads: int) -> Tokens:
     """Tokens of flat rows, one each: columns example_id, event_ts, ``entities``, z?, logits?, label_H and available_H.
 
-    ``z`` and ``logits`` are absent where the space has no vectors; label_0 .. label_(heads - 1) and available_0 .. may
-    be null.
+    Logits are rounded through float16: their low bits carry nothing and cost most of the bytes on disk. ``z`` and
+    ``logits`` are absent where the space has no vectors; label_0 .. label_(heads - 1) and available_0 .. may be null.
     """
     size = rows.num_rows
     ones = np.ones(size, np.int64)
     with_vectors = "z" in rows.schema.names
+    logits = _matrix(rows["logits"], ones, "logits") if with_vectors else np.zeros((size, 0), np.float32)
     return Tokens(
         example_id=rows["example_id"].to_numpy(),
         event_ts=rows["event_ts"].to_numpy(),
         entities=_stack([rows[name].to_numpy() for name in entities], size, np.int64),
         z=_byte_matrix(rows["z"], ones) if with_vectors else np.zeros((size, 0), np.uint8),
-        logits=_matrix(rows["logits"], ones, "logits") if with_vectors else np.zeros((size, 0), np.float32),
+        logits=logits.astype(np.float16).astype(np.float32),
         labels=_stack([_filled(rows[f"label_{h}"], UNKNOWN_LABEL) for h in range(heads)], size, np.int8),
         label_available_at=_stack([_filled(rows[f"available_{h}"], NO_INSTANT) for h in range(heads)], size, np.int64),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from feature_store.config import DatasetConfig
 from feature_store.schemas import LABELS, examples_schema, fm_outputs_schema, past_events_schema
+from feature_store.spaces import SpaceRecord
 
 START = 1_684_972_800_000  # 2023-05-25
 MINUTE = 60_000
@@ -225,3 +227,66 @@ def tokens_of(row: dict[str, Any]) -> list[dict[str, Any]]:
         for i in range(n)
     ]
 
+
+def space_of(cutoff: int = START - DAY, **changes: Any) -> SpaceRecord:
+    return SpaceRecord(
+        **{
+            "space_id": "fm-a",
+            "inputs_id": "inputs",
+            "fm_train_cutoff": cutoff,
+            "training_lag_ms": 0,
+            "heads": ["feed", "shop"],
+            "dim": 2 * CODE_BYTES,
+            "bits": 4,
+            "captures": ["mlp.0"],
+            "model_path": "fm.pt",
+            "model_digest": "0",
+            "run_id": "run",
+        }
+        | changes
+    )
+
+
+def parts_of(dataset: DatasetConfig, rows: list[Row]) -> list[str]:
+    """All partitions from the oldest row's to the newest row's."""
+    parts = [dataset.clock.part_of(row.event_ts) for row in rows]
+    return dataset.clock.between(min(parts), max(parts))
+
+
+def by_key(rows: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Small batches of rows sorted by key, as Spark hands them over after an exchange."""
+    ordered = rows.sort_by([("key_id", "ascending"), ("key", "ascending")])
+    return iter(ordered.combine_chunks().to_batches(max_chunksize=7))
+
+
+def flat_tokens(dataset: DatasetConfig, rows: list[Row], *, raw: bool) -> pa.Table:
+    """Input of ``cut_splits``: one row a token, with key ids that the world invents (topic * 1000 + user for taste)."""
+    columns: dict[str, Any] = {
+        "part": pa.array([dataset.clock.part_of(r.event_ts) for r in rows], pa.string()),
+        "example_id": pa.array([r.example_id for r in rows], pa.int64()),
+        "event_ts": pa.array([r.event_ts for r in rows], pa.int64()),
+        "arrival": pa.array([max(r.arrived_at, r.event_ts) for r in rows], pa.int64()),
+    }
+    for name in dataset.histories.keys:
+        columns[f"key_{name}"] = pa.array([flat_key(r, name) for r in rows], pa.int64())
+    for head in range(2):
+        known = [r.labels.get(head, (None, None)) for r in rows]
+        columns[f"label_{head}"] = pa.array([label for label, _ in known], pa.int8())
+        columns[f"available_{head}"] = pa.array([instant for _, instant in known], pa.int64())
+    if raw:
+        columns |= {name: pa.array([getattr(r, name) for r in rows], pa.int64()) for name in ("user", "item")}
+    else:
+        columns["z"] = pa.array([r.z for r in rows], pa.binary())
+        columns["logits"] = pa.array([r.logits for r in rows], pa.list_(pa.float32()))
+    return pa.table(columns)
+
+
+def flat_key(row: Row, name: str) -> int | None:
+    if not row.in_key(name):
+        return None
+    return row.topic * 1000 + row.user if name == "taste" else row.key(name)
+
+
+def comparable(rows: list[dict[str, Any]]) -> list[Any]:
+    """Rows as sorted plain values: two frames with the same rows compare equal."""
+    return sorted(repr({k: list(v) if isinstance(v, bytearray) else v for k, v in row.items()}) for row in rows)
