@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.measure import FM_ARM, Figure
 from pipelines.report_data import BIN_SLICE, COVERAGE, PART_SLICE, VerticalReport
-from pipelines.report_rows import arm_label
+from pipelines.report_rows import arm_label, history_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def ne_by_arm(vertical: VerticalReport) -> str | None:
             axes.plot([found[arm].value], [place], "o", color=colour, markersize=7)
         axes.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
         axes.invert_yaxis()
-        axes.set_xlabel("NE (lower is better); bar: 95 % interval of the difference to base")
+        axes.set_xlabel("NE; bar: 95 % interval against base")
         axes.grid(axis="x", alpha=0.25)
     return svg[0]
 
@@ -93,7 +93,7 @@ def ne_by_part(vertical: VerticalReport) -> str | None:
 def coverage_by_part(vertical: VerticalReport) -> str | None:
     """Share of rows with a readable history, per key, in every partition. None with fewer than two partitions."""
     keys = vertical.history_keys
-    lines = [_Line(key, WITH_HISTORY, f"{COVERAGE}{key}", None) for key in keys]
+    lines = [_Line(history_label(key), WITH_HISTORY, f"{COVERAGE}{key}", None) for key in keys]
     return _by_part(vertical, "share of rows with a history", "coverage", lines, top=1.03)
 
 

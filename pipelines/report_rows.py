@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from feature_store.config import RAW_SPACE
 from pipelines.measure import ALL_ROWS, FM_ARM, Figure
 from pipelines.report_data import (
     ARM_LABELS,
@@ -52,6 +53,13 @@ def difference(figure: Figure | None) -> str:
 def arm_label(arm: str) -> str:
     """The words for an arm."""
     return ARM_LABELS.get(arm, arm)
+
+
+def history_label(key: str) -> str:
+    """The words for a key whose coverage was measured, such as ``fm_item``: the key, then which tokens."""
+    tokens, _, name = key.partition("_")
+    words = {"fm": "FM tokens", RAW_SPACE: "raw tokens"}
+    return f"{name} ({words[tokens]})" if name and tokens in words else key
 
 
 def arms_table(vertical: VerticalReport) -> TextTable:
@@ -130,7 +138,7 @@ def _cells(vertical: VerticalReport) -> Mapping[str, Callable[[str], str]]:
 
     sampled = {"NE (sampled rows)": value("ne_raw", decimals(4))} if _differs(vertical, "ne") else {}
     raw = {"calib. (sampled rows)": value("calibration_raw", decimals(3))} if _differs(vertical, "calibration") else {}
-    coverage = {f"coverage {k}": value(f"{COVERAGE}{k}", percent) for k in vertical.history_keys}
+    coverage = {f"coverage {history_label(k)}": value(f"{COVERAGE}{k}", percent) for k in vertical.history_keys}
     return {
         "NE": value("ne", decimals(4)),
         **sampled,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipelines.measure import FM_ARM, Figure
 from pipelines.report_data import COVERAGE, ReportData, VerticalReport
-from pipelines.report_rows import BOUNDS, MISSING, arm_label, decimals, percent, value_lines
+from pipelines.report_rows import BOUNDS, MISSING, arm_label, decimals, history_label, percent, value_lines
 
 ONE_SEED = "one seed: not a claim"
 WIDTH = 88
@@ -77,5 +77,5 @@ def _closing(vertical: VerticalReport) -> list[str]:
         shares = [vertical.value(arm, f"{COVERAGE}{key}") for arm in vertical.arms]
         known = [share for share in shares if share is not None]
         if known:
-            lines.append(f"{percent(max(known))} of the rows have a readable {key} history")
+            lines.append(f"{percent(max(known))} of the rows have a readable history: {history_label(key)}")
     return lines if vertical.gate is None else [*lines, f"gate {vertical.gate}"]

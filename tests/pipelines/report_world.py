@@ -16,7 +16,7 @@ def scores(strength: float, rows: int = 3000, sampling_rate: float = 1.0, seed: 
     signal = rng.normal(size=rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(1.5 - 1.2 * signal))).astype(np.float64)
     rate = np.where(label > 0, 1.0, sampling_rate)
-    with_history = {} if strength < 0.5 else {"item": np.arange(rows) % 10 < 9, "user": np.arange(rows) % 2 == 0}
+    with_history = {} if strength < 0.5 else {"fm_item": np.arange(rows) % 10 < 9, "raw_user": np.arange(rows) % 2 == 0}
     return Scores(
         example_id=np.arange(rows),
         user=np.arange(rows) % 97,

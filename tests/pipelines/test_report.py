@@ -95,7 +95,16 @@ def test_every_measured_figure_is_shown(one_seed: ReportData, page: str) -> None
     control = vertical.find("loopfm", "ne_minus_control")
     assert control is not None
     assert f"{control.value:+.4f} [{control.low:+.4f}, {control.high:+.4f}]" in page
-    for words in ("coverage item", "90 %", "bound: true p", "the true p", "user: new", "FM training", PARTS[-1]):
+    for words in (
+        "coverage item (FM tokens)",
+        "coverage user (raw tokens)",
+        "90 %",
+        "bound: true p",
+        "the true p",
+        "user: new",
+        "FM training",
+        PARTS[-1],
+    ):
         assert words in page
 
 
