@@ -22,9 +22,11 @@ from feature_store.asof_rows import (
     QUERY,
     columns_read,
     example_rows,
+    partial_rows,
     past_event_rows,
     route_column,
 )
+from feature_store.asof_spark import as_of_clock, shuffled
 from feature_store.config import DatasetConfig
 from feature_store.schemas import fm_inputs_schema
 
@@ -39,23 +41,25 @@ def fm_inputs_frame(
     past_events: DataFrame | None,
     parts: Sequence[str],
     inputs_id: str,
+    partials: DataFrame | None = None,
 ) -> DataFrame:
     """Rows of table fm_inputs for ``parts``: all that the FM reads, on its own clock, the event.
 
     Args:
         spark: the session; its shuffle partitions set the number of tasks.
         dataset: declarations of as-of columns, lists and within-impression columns.
-        examples: examples of ``parts`` and of all earlier partitions that ``needed_parts`` names.
+        examples: examples of the partitions that ``needed_parts`` wants raw; those of ``parts`` are among them.
         labels: their labels.
         past_events: past events of the same partitions, where the data set has a second source.
         parts: partitions whose rows are wanted.
         inputs_id: digest of the FM's declaration.
+        partials: rows of table partials of exactly the partitions that ``needed_parts`` wants as partial sums.
     """
     schema = fm_inputs_schema(dataset)
     plan = fm_plan(dataset)
     carried = [name for name in schema.names if name in examples.columns]
     rows = example_rows(dataset, plan, examples, labels, parts, carried)
-    frame = _run(spark, dataset, plan, rows, past_events)
+    frame = _run(spark, dataset, plan, rows, past_events, partials)
     columns = dict(zip(schema.names, from_arrow_schema(schema).fields, strict=True))
     frame = frame.withColumn("inputs_id", F.lit(inputs_id))
     return frame.select(*(F.col(name).cast(field.dataType).alias(name) for name, field in columns.items()))
@@ -68,28 +72,19 @@ def counters_frame(
     labels: DataFrame,
     parts: Sequence[str],
     names: Sequence[str],
+    partials: DataFrame | None = None,
 ) -> DataFrame:
     """As-of declarations ``names`` on the VM's clock (closed partitions + lag), for the examples of ``parts``.
 
+    ``examples``, ``labels`` and ``partials`` hold the partitions that ``needed_parts`` gives for ``names``.
     Columns: part, example_id, counter_COLUMN for every column of the declarations, float32.
     """
     plan = vm_plan(dataset, names)
     carried = ["part", "example_id"]
     rows = example_rows(dataset, plan, examples, labels, parts, carried)
-    frame = _run(spark, dataset, plan, rows, None)
+    frame = _run(spark, dataset, plan, rows, None, partials)
     columns = [column for name in names for column in dataset.as_of_columns(name) or []]
     return frame.select(*carried, *(F.col(column).alias(f"counter_{column}") for column in columns))
-
-
-def as_of_clock(dataset: DatasetConfig, plan: Plan) -> AsOfClock:
-    """The clock of a plan."""
-    return AsOfClock(plan.clock, dataset.clock, dataset.lag)
-
-
-def shuffled(spark: SparkSession, rows: DataFrame, route: str) -> DataFrame:
-    """Rows of one route together in one partition, next to each other."""
-    count = max(int(spark.conf.get("spark.sql.shuffle.partitions") or 1), spark.sparkContext.defaultParallelism)
-    return rows.repartition(count, route).sortWithinPartitions(route)
 
 
 def _run(
@@ -98,11 +93,14 @@ def _run(
     plan: Plan,
     rows: DataFrame,
     past_events: DataFrame | None,
+    partials: DataFrame | None,
 ) -> DataFrame:
     clock = as_of_clock(dataset, plan)
     for place, one in enumerate(plan.passes):
         if one.lists and past_events is not None:
             rows = rows.unionByName(past_event_rows(dataset, one, past_events), allowMissingColumns=True)
+        if partials is not None:
+            rows = rows.unionByName(partial_rows(plan, one, partials), allowMissingColumns=True)
         later = plan.passes[place + 1 :]
         spent = set(columns_read(one)).difference(*map(columns_read, later))
         rows = _pass(spark, clock, one, rows, spent, last=not later)

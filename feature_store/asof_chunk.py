@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.asof_core import Contributions, Flags, Ints
-from feature_store.asof_plan import ClockName, KeyPlan
+from feature_store.asof_plan import COUNT, ClockName, KeyPlan
 from feature_store.asof_rows import (
     AVAILABLE,
     EXAMPLE,
@@ -28,18 +28,6 @@ from feature_store.clocks import PartitionClock
 
 CHUNK_ROWS = 250_000
 BATCH_ROWS = 20_000
-
-COUNT = "count"
-
-
-def labelled(label: str) -> str:
-    """Measure: weighted examples whose label is known."""
-    return f"labelled:{label}"
-
-
-def positive(label: str) -> str:
-    """Measure: weighted positives whose label is known."""
-    return f"positive:{label}"
 
 
 @dataclass(frozen=True)

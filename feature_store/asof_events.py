@@ -8,6 +8,7 @@ import numpy as np
 
 from feature_store.asof_chunk import Chunk
 from feature_store.asof_core import Flags, Ints
+from feature_store.asof_plan import list_measure
 from feature_store.asof_rows import AVAILABLE, PAST_EVENT, entity_column
 from feature_store.config import EventList
 
@@ -31,11 +32,6 @@ class Events:
     def in_order(self) -> Events:
         """The same events, oldest first within a key."""
         return self.take(np.lexsort((self.example_id, self.event_ts, self.key)))
-
-
-def list_measure(event_list: EventList) -> str:
-    """Name of a list's events among the partial rows."""
-    return f"list:{event_list.name}"
 
 
 def visible_events(chunk: Chunk, event_list: EventList, ranks: Ints) -> Events:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_store.asof_chunk import COUNT, AsOfClock, Chunk, labelled, positive
+from feature_store.asof_chunk import AsOfClock, Chunk
 from feature_store.asof_core import NEVER, UNIT, Floats, Ints, Timeline, newest, rank_and_difference
 from feature_store.asof_events import visible_events
-from feature_store.asof_plan import KeyPlan, Pass, window_ms
+from feature_store.asof_plan import COUNT, KeyPlan, Pass, labelled, positive, window_ms
 from feature_store.asof_rows import EXAMPLE, QUERY
 from feature_store.clocks import HOUR_MS
 from feature_store.config import AsOfFeature, EventList

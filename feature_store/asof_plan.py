@@ -11,6 +11,23 @@ from feature_store.config import EVER, AsOfFeature, DatasetConfig, EventList
 
 ClockName = Literal["fm", "vm"]
 
+COUNT = "count"
+
+
+def labelled(label: str) -> str:
+    """Measure: weighted examples whose label is known."""
+    return f"labelled:{label}"
+
+
+def positive(label: str) -> str:
+    """Measure: weighted positives whose label is known."""
+    return f"positive:{label}"
+
+
+def list_measure(event_list: EventList) -> str:
+    """Name of a list's events among the partial rows."""
+    return f"list:{event_list.name}"
+
 
 @dataclass(frozen=True)
 class KeyPlan:
@@ -30,6 +47,14 @@ class KeyPlan:
         """Labels that this key's declarations read, in order of first use."""
         named = [f.label for f in self.features] + [e.label for e in self.lists]
         return list(dict.fromkeys(label for label in named if label))
+
+    @property
+    def measures(self) -> list[str]:
+        """Sums that this key's declarations are made of."""
+        named = [COUNT for f in self.features if f.label is None]
+        named += [positive(f.label) for f in self.features if f.label]
+        named += [labelled(f.label) for f in self.features if f.label and f.kind == "label_rate"]
+        return list(dict.fromkeys(named))
 
     @property
     def outputs(self) -> list[str]:

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from feature_store.asof_core import UNIT
-from feature_store.asof_plan import Pass, Plan
+from feature_store.asof_plan import Pass, Plan, list_measure
 from feature_store.config import DatasetConfig, EventList
 from feature_store.keys import key_id_column
 
@@ -97,6 +97,20 @@ def past_event_rows(dataset: DatasetConfig, one: Pass, past_events: DataFrame) -
     internal[route_column(one.anchor)] = _route(one.anchor) if one.anchor in there else F.col("example_id")
     base = ["part", "example_id", "user", "item", "event_ts"]
     return past_events.select(*base, *(column.alias(name) for name, column in internal.items()))
+
+
+def partial_rows(plan: Plan, one: Pass, partials: DataFrame) -> DataFrame:
+    """Rows of table ``partials`` that a pass reads in place of the examples of their partitions."""
+    clock = f"{plan.clock}."
+    key, measure = F.col("key"), F.col("measure")
+    anchors = [F.when(key == k.name, F.col("key_values")[k.columns.index(one.anchor)]) for k in one.keys]
+    internal = {"event_ts": F.col("first_ts"), KIND: F.lit(PARTIAL).cast("int"), UNITS: F.col("units")}
+    internal |= {MEASURE: F.substring(measure, len(clock) + 1, 1_000), AVAILABLE: F.col("available_at")}
+    internal |= {key_column(k.name): F.when(key == k.name, F.col("key_id")) for k in one.keys}
+    internal |= {entity_column(e): F.when(measure == clock + list_measure(e), F.col("entity")) for e in one.lists}
+    internal[route_column(one.anchor)] = F.coalesce(*anchors)
+    wanted = partials.where(key.isin([k.name for k in one.keys]) & measure.startswith(clock))
+    return wanted.select("part", "example_id", *(column.alias(name) for name, column in internal.items()))
 
 
 def _units() -> Column:

@@ -130,17 +130,22 @@ def past_events_schema(dataset: DatasetConfig) -> pa.Schema:
 
 
 def partials_schema(dataset: DatasetConfig) -> pa.Schema:
-    """partials: per key and arrival partition, the sums that long as-of windows are made of."""
+    """partials: what one partition of events adds to long as-of windows and event lists, per key.
+
+    ``measure`` is CLOCK.NAME; ``available_at`` the instant from which a row counts; ``first_ts`` the earliest event in
+    it; ``units`` a weighted sum as a whole number. Rows of a list are single events: ``entity`` and ``example_id``.
+    ``key_values`` are the values that the key is composed of.
+    """
+    numbers = ("available_at", "first_ts", "units", "entity", "example_id")
     return pa.schema(
         [
             ("inputs_id", pa.string()),
             ("part", pa.string()),
             ("key", pa.string()),
             ("key_id", pa.int64()),
+            ("key_values", pa.list_(pa.int64())),
             ("measure", pa.string()),
-            ("available_end", pa.int64()),
-            ("value", pa.float64()),
-            ("first_ts", pa.int64()),
+            *((name, pa.int64()) for name in numbers),
         ]
     )
 

@@ -3,17 +3,22 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from feature_store.asof import counters_frame, fm_inputs_frame
 from feature_store.asof_plan import counter_names
 from feature_store.schemas import fm_inputs_schema
 from tests.feature_store.asof_world import Reference, dataset, frames, world
 
-WORLDS = [
-    ({}, 1),
-    ({"grain": "10m", "lag": "0m"}, 2),
-    ({"grain": "1d", "day_offset": "90m", "lag": "1h"}, 3),
+CLOCKS = [
+    {},
+    {"grain": "10m", "lag": "0m"},
+    {"grain": "1d", "day_offset": "90m", "lag": "1h"},
+    {"grain": "6h", "lag": "7h"},
 ]
+worlds = given(changes=st.sampled_from(CLOCKS), seed=st.integers(0, 10_000))
+few = settings(max_examples=4, deadline=None)
 
 
 def fm_rows(spark, config, data, parts):
@@ -29,7 +34,8 @@ def by_id(table):
     return {row["example_id"]: row for row in table.to_pylist()}
 
 
-@pytest.mark.parametrize(("changes", "seed"), WORLDS)
+@few
+@worlds
 def test_fm_inputs_equal_the_reference(spark, changes, seed):
     config = dataset(**changes)
     data = world(config, seed)
@@ -62,7 +68,8 @@ def test_within_impression_compares_the_rows_of_one_request(spark):
     assert any(row["item_seen_ever_rank"] > 0 for row in rows.values())
 
 
-@pytest.mark.parametrize(("changes", "seed"), WORLDS)
+@few
+@worlds
 def test_counters_equal_the_reference_on_the_clock_of_closed_partitions(spark, changes, seed):
     config = dataset(**changes)
     data = world(config, seed)
