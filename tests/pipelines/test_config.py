@@ -1,0 +1,72 @@
+"""Errors of the YAML file name file and field, what it got and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import ARMS, load_config, parse_config
+from pipelines.errors import ConfigError
+from tests.pipelines import loop_world
+
+
+def broken(path: str, value: Any) -> str:
+    raw = loop_world.raw_settings()
+    place = raw
+    *parents, last = path.split(".")
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw, "conf/x.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("dataset.grain", "7m", "conf/x.yaml: dataset: grain: got 420000 ms; allowed: a divisor of a day"),
+        ("dataset.lag", "soon", "dataset.lag: got duration 'soon'; allowed: a whole number and a unit"),
+        ("dataset.verticals.feed.label", "buy", "verticals.feed.label: got ['buy']; allowed: ['click', 'purchase']"),
+        ("dataset.verticals.feed.features", ["nope"], "verticals.feed.features: got ['nope']; allowed:"),
+        ("dataset.histories.keys", {"u": ["nobody"]}, "histories.keys.u.key: got ['nobody']; allowed:"),
+        ("dataset.unknown", 1, "conf/x.yaml: dataset.unknown: Extra inputs are not permitted"),
+        (
+            "fm.codec",
+            {"dim": 16, "prefixes": [8]},
+            "codec.prefixes: got [8]; allowed: rising, the last equal to dim=16",
+        ),
+        ("vm.kd_weight", -1, "vm.kd_weight: Input should be greater than 0; got -1"),
+    ],
+)
+def test_field_value_and_what_is_allowed_are_named(path: str, value: Any, said: str) -> None:
+    assert said in broken(path, value)
+
+
+def test_what_is_known_only_after_the_event_is_no_feature() -> None:
+    raw = loop_world.raw_settings()
+    raw["dataset"]["features"]["read_time"] = {"value": "hour", "kind": "numeric", "known": "after"}
+    raw["dataset"]["verticals"]["feed"]["features"].append("read_time")
+    with pytest.raises(ConfigError, match=r"\['read_time'\] are known only after the event"):
+        parse_config(raw, "x.yaml")
+
+
+def test_a_missing_file_and_a_broken_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="got list; allowed: a mapping with dataset"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="no valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+
+
+def test_the_control_keeps_positions_and_loses_every_fm_column() -> None:
+    vm = loop_world.settings().vm
+    control, loopfm = vm.arm("control"), vm.arm("loopfm")
+    assert [r.tokens for r in control.readers] == ["control"] * len(loopfm.readers)
+    assert [r.model_copy(update={"tokens": "fm"}) for r in control.readers] == loopfm.readers
+    assert {arm: vm.arm(arm).kd_weight > 0 for arm in ARMS} == {arm: arm in ("kd", "loopfm_kd") for arm in ARMS}
