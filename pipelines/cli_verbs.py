@@ -15,6 +15,8 @@ from pipelines.progress import ConsoleProgress
 
 Handler = Callable[[Namespace], None]
 
+DAY_TEXT = len("2023-05-25")
+
 
 def _context(options: Namespace) -> RunContext:
     return RunContext.load(options.conf, progress=ConsoleProgress())
@@ -26,7 +28,7 @@ def _parts(context: RunContext, options: Namespace) -> list[str]:
 
 
 def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
-    """--from and --to, else the YAML's range, else the source's own."""
+    """--from and --to, else the YAML's range, else the source's own in whole days."""
     declared = context.config.range
     first = options.first or (declared.first if declared else None)
     last = options.last or (declared.last if declared else None)
@@ -36,7 +38,7 @@ def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
         found = source_parts(context.spark, context.dataset)
         if found is None:
             raise ConfigError(f"{options.conf}: the source holds no row with an event time; give --from and --to")
-        first, last = first or found[0], last or found[1]
+        first, last = first or found[0][:DAY_TEXT], last or found[1][:DAY_TEXT]
     return first, last
 
 

@@ -38,7 +38,8 @@ def features(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
         write_histories(context, source, parts)
     scope = {"space_id": space.space_id}
     reads = [Read("examples", {}, parts), Read("labels", {}, parts), Read("fm_outputs", scope, parts)]
-    inputs = PinnedInputs(context, [*reads, *counter_reads(context, parts)])
+    counted = counter_reads(context, parts)
+    inputs = PinnedInputs(context, reads + (counted.reads if counted else []))
     write_table(
         context,
         FEATURES,
@@ -52,7 +53,7 @@ def features(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
             inputs.require("examples", {}, parts),
             inputs.require("labels", {}, parts),
             inputs.require("fm_outputs", scope, parts),
-            counters(context, inputs, parts),
+            counters(context, inputs, counted),
         ),
     )
 

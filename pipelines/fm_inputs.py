@@ -1,4 +1,4 @@
-"""Step ``fm-inputs``: every column that the FM reads, as of each event, computed once by Spark."""
+"""Step ``fm-inputs``: every column that the FM reads, as of each event, and the partial sums that later parts need."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from feature_store.asof import fm_inputs_frame
+from feature_store.asof_partials import partials_frame
+from pipelines.asof_reads import PARTIALS, as_of_reads
 from pipelines.context import RunContext
 from pipelines.step import PinnedInputs, Read, TableStep, write_table
 
@@ -18,38 +20,41 @@ FM_INPUTS = TableStep("fm-inputs", 1, "fm_inputs", _definition)
 
 
 def fm_inputs(context: RunContext, parts: list[str]) -> None:
-    """Write fm_inputs of contiguous ``parts``.
+    """Write fm_inputs, then partials, of contiguous ``parts``.
 
     Raises:
         MissingInputError: examples or labels of ``parts`` were not ingested.
     """
-    scope = {"inputs_id": context.inputs_id}
-    earlier = earlier_parts(context, parts)
+    reads = as_of_reads(context, parts)
+    inputs = PinnedInputs(context, reads.reads)
+
+    def build() -> Any:
+        examples, labels, past_events, partials = reads.frames(inputs)
+        return fm_inputs_frame(
+            context.spark, context.dataset, examples, labels, past_events, parts, context.inputs_id, partials
+        )
+
+    write_table(context, FM_INPUTS, reads.scope, parts, inputs.versions, build)
+    if context.dataset.as_of or context.dataset.event_lists:
+        write_partials(context, parts)
+
+
+def write_partials(context: RunContext, parts: list[str]) -> None:
+    """Write the partial sums of contiguous ``parts``."""
     reads = [Read("examples", {}, parts), Read("labels", {}, parts)]
-    reads += [Read(table, {}, earlier, optional=True) for table in ("examples", "labels")]
-    past_parts = sorted(part for part in context.store.ledger.coverage("past_events", {}) if part <= parts[-1])
     if context.dataset.source.past_events is not None:
-        reads.append(Read("past_events", {}, past_parts, optional=True))
+        reads.append(Read("past_events", {}, parts, optional=True))
     inputs = PinnedInputs(context, reads)
-    write_table(
-        context,
-        FM_INPUTS,
-        scope,
-        parts,
-        inputs.versions,
-        lambda: fm_inputs_frame(
+
+    def build() -> Any:
+        return partials_frame(
             context.spark,
             context.dataset,
-            inputs.require("examples", {}, earlier + parts),
-            inputs.require("labels", {}, earlier + parts),
-            inputs.frame("past_events", {}, past_parts),
+            inputs.require("examples", {}, parts),
+            inputs.require("labels", {}, parts),
+            inputs.frame("past_events", {}, parts),
             parts,
             context.inputs_id,
-        ),
-    )
+        )
 
-
-def earlier_parts(context: RunContext, parts: list[str]) -> list[str]:
-    """Ingested partitions before ``parts`` that their as-of features may read."""
-    coverage = context.store.ledger.coverage("examples", {})
-    return sorted(part for part, entry in coverage.items() if entry.done and part < parts[0])
+    write_table(context, PARTIALS, {"inputs_id": context.inputs_id}, parts, inputs.versions, build)
