@@ -65,7 +65,7 @@ _REQUIRED: dict[str, list[str]] = {
     "labels": ["example_id", "vertical", "label", "label_available_at"],
     "past_events": _EVENT,
     "quarantine": ["reason"],
-    "partials": ["key", "key_id", "measure", "available_end", "value"],
+    "partials": ["key", "key_id", "measure", "available_at", "first_ts"],
     "fm_inputs": [*_EVENT, "arrived_at", "weight", "sampling_rate"],
     "fm_outputs": [*_EVENT, "arrived_at", "z", "logits"],
     "segments": ["key_id", "arrival_end", "example_id", *_TOKENS],

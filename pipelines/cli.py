@@ -124,7 +124,7 @@ VERBS: dict[str, tuple[Options, str]] = {
     "report": (_report, "write the HTML report of what was measured"),
     "predict": (_predict, "score one partition with a registered VM"),
     "export-histories": (_export, "each key's newest tokens readable at an instant, for serving"),
-    "canary": (_nothing, "prove that nothing leaks: non-interference, and that deliberate leaks are seen"),
+    "canary": (_range, "prove that nothing leaks: non-interference, and that deliberate leaks are seen"),
 }
 
 

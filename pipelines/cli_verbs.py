@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
@@ -232,8 +231,15 @@ def export_histories(options: Namespace) -> None:
 def canary(options: Namespace) -> None:
     """Leakage proofs."""
     from pipelines.canary import canary as prove
+    from pipelines.windows import run_windows
 
-    print(json.dumps(prove(_context(options)), indent=2))
+    context = _context(options)
+    result = prove(context, run_windows(context.config, *_run_range(context, options)))
+    for table, rows in result.changed.items():
+        print(f"non-interference  {table:28} {rows} rows changed")
+    for leak, gain in result.power.items():
+        print(f"power             {leak:36} {gain:+.4f} AUC")
+    print(f"shuffled          histories of other keys gain {result.shuffled_gain:+.4f} NE over the control")
 
 
 def _instant(text: str) -> int:

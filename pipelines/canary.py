@@ -1,0 +1,162 @@
+"""``loopfm canary``: proofs on the real pipeline that nothing leaks, and that a leak would be seen (method.md 5.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from feature_store.config import DatasetConfig, FeatureColumn
+from feature_store.spaces import SpaceRecord
+from models.metrics import Scores, auc, normalized_entropy
+from models.vm_score import score_vm
+from models.vm_train import train_vm as fit_vm
+from pipelines.canary_feed import ShuffledFeed
+from pipelines.canary_fm import late_cutoff_gain
+from pipelines.config import Arm, ProjectConfig
+from pipelines.context import RunContext
+from pipelines.errors import StepError
+from pipelines.evaluate import ALL_KNOWN
+from pipelines.interference import changed_rows
+from pipelines.progress import timed
+from pipelines.run import prepare_sources, write_space
+from pipelines.scoring import score_parts
+from pipelines.train_fm import train_fm
+from pipelines.train_vm import load_trained, train_vm
+from pipelines.vm_rows import feed, pin_rows, vm_inputs
+from pipelines.windows import RunWindows
+
+MIN_POWER = 0.02
+MAX_SHUFFLED_GAIN = 0.001
+LEAK = "leaked_label"
+
+
+@dataclass(frozen=True)
+class CanaryResult:
+    """What the proofs found.
+
+    ``changed``: per table, rows at or before an instant that changed when everything later became noise.
+    ``power``: AUC that each deliberate leak gains over the honest pipeline. ``shuffled_gain``: NE that histories of
+    other keys gain over the control. ``generated``: the source is a generated world.
+    """
+
+    changed: dict[str, int]
+    power: dict[str, float]
+    shuffled_gain: float
+    generated: bool
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the proof fails; empty when it holds. Power is demanded of a generated world, elsewhere printed."""
+        found = [f"{table}: {rows} rows changed with the future" for table, rows in self.changed.items() if rows]
+        if self.generated:
+            weak = {leak: gain for leak, gain in self.power.items() if not gain >= MIN_POWER}
+            found += [f"leak '{leak}' gains {gain:.4f} AUC < {MIN_POWER}: not seen" for leak, gain in weak.items()]
+        if not self.shuffled_gain <= MAX_SHUFFLED_GAIN:
+            found.append(f"shuffled histories gain {self.shuffled_gain:.4f} NE > {MAX_SHUFFLED_GAIN} over the control")
+        return found
+
+
+def canary(context: RunContext, windows: RunWindows) -> CanaryResult:
+    """Run all proofs over a range; everything is written below the project's own folder ``canary``.
+
+    Raises:
+        StepError: a proof failed; the message names each.
+    """
+    honest = scratch(context, "honest", context.config)
+    vertical = context.dataset.heads[0]
+    with timed(context.progress, "canary: the honest pipeline"):
+        space = run_tables(honest, windows)
+    with timed(context.progress, "canary: non-interference"):
+        changed = changed_rows(honest, space, windows)
+    power = {}
+    for name, gain_of in LEAKS.items():
+        with timed(context.progress, f"canary: deliberate leak '{name}'"):
+            power[name] = gain_of(honest, space, windows, vertical)
+    with timed(context.progress, "canary: histories of other keys"):
+        shuffled = shuffled_gain(honest, space, windows, vertical)
+    result = CanaryResult(changed, power, shuffled, context.dataset.source.world is not None)
+    if result.problems:
+        raise StepError("; ".join(result.problems))
+    return result
+
+
+def scratch(context: RunContext, name: str, config: ProjectConfig) -> RunContext:
+    """A context of its own tables and models below ``canary/NAME``, so that proofs never touch the project's."""
+    return replace(context, config=config, root=f"{context.folder}/canary/{name}")
+
+
+def run_tables(context: RunContext, windows: RunWindows) -> SpaceRecord:
+    """Source rows to features, with one FM."""
+    prepare_sources(context, windows)
+    space = train_fm(context, windows.fm_train, windows.fm_validation)
+    write_space(context, space, windows)
+    return space
+
+
+def planted_label_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
+    """AUC gained by a VM that is given its own label as a request feature."""
+    leaky = scratch(honest, "planted", _with_dataset(honest.config, _planted(honest.dataset, vertical)))
+    return _arm_auc(leaky, run_tables(leaky, windows), windows, vertical, "base") - _arm_auc(
+        honest, space, windows, vertical, "base"
+    )
+
+
+def shifted_histories_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
+    """AUC gained by histories that are read one partition before they close: they reach into the future."""
+    shifted = honest.dataset.model_copy(update={"lag": -honest.dataset.grain})
+    leaky = scratch(honest, "shifted", _with_dataset(honest.config, shifted))
+    return _arm_auc(leaky, run_tables(leaky, windows), windows, vertical, "loopfm") - _arm_auc(
+        honest, space, windows, vertical, "loopfm"
+    )
+
+
+LEAKS: dict[str, Callable[[RunContext, SpaceRecord, RunWindows, str], float]] = {
+    "planted label": planted_label_gain,
+    "histories shifted by one partition": shifted_histories_gain,
+    "FM trained past its cutoff": late_cutoff_gain,
+}
+
+
+def shuffled_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
+    """NE that a LoopFM arm reading other examples' histories gains over the control; at most noise when honest."""
+    config = honest.config.vm.arm("loopfm")
+    pinned = pin_rows(honest, space, windows.vm)
+    inputs = vm_inputs(honest, vertical, space)
+    known_at = honest.dataset.clock.end(windows.vm_validation[-1])
+    feeds = [
+        ShuffledFeed(feed(honest, vertical, config, pinned, parts, until))
+        for parts, until in ((windows.vm_train, known_at), (windows.vm_validation, known_at), (windows.test, ALL_KNOWN))
+    ]
+    trained = fit_vm(config, inputs, feeds[0], feeds[1], seed=0)
+    shuffled = score_vm(trained.artifact, feeds[2])
+    control = _arm_ne(honest, space, windows, vertical, "control")
+    return control - normalized_entropy(shuffled.label, shuffled.p, shuffled.weight)
+
+
+def _planted(dataset: DatasetConfig, vertical: str) -> DatasetConfig:
+    label = dataset.labels[dataset.verticals[vertical].label].value
+    leak = FeatureColumn(value=f"coalesce(cast(({label}) as float), 0)", kind="numeric")
+    own = dataset.verticals[vertical]
+    leaky = own.model_copy(update={"features": [*own.features, LEAK]})
+    return dataset.model_copy(
+        update={"features": {**dataset.features, LEAK: leak}, "verticals": {**dataset.verticals, vertical: leaky}}
+    )
+
+
+def _with_dataset(config: ProjectConfig, dataset: DatasetConfig) -> ProjectConfig:
+    return config.model_copy(update={"dataset": dataset})
+
+
+def _arm_auc(context: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str, arm: Arm) -> float:
+    scores = _scores(context, space, windows, vertical, arm)
+    return auc(scores.label, scores.p, scores.weight)
+
+
+def _arm_ne(context: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str, arm: Arm) -> float:
+    scores = _scores(context, space, windows, vertical, arm)
+    return normalized_entropy(scores.label, scores.p, scores.weight)
+
+
+def _scores(context: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str, arm: Arm) -> Scores:
+    trained = train_vm(context, vertical, space, windows.vm_train, windows.vm_validation, arm=arm, register=False)
+    return score_parts(context, vertical, load_trained(context, trained.run_id), space, windows.test, ALL_KNOWN)

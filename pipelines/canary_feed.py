@@ -1,0 +1,31 @@
+"""A feed whose examples read the histories of other examples: what the vectors themselves gain must vanish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from models.feed import FeatureFeed
+from models.vm_data import HistoryBatch, VmBatch
+from models.vm_encoder import VmEncoder
+
+
+class ShuffledFeed(FeatureFeed):
+    """The rows of another feed; within each batch, histories are dealt out anew.
+
+    Args:
+        feed: the feed to read; its files and settings are taken over.
+    """
+
+    def __init__(self, feed: FeatureFeed) -> None:
+        super().__init__(feed.files, feed.inputs, feed.config, known_at=feed.known_at, buffer_rows=feed.buffer_rows)
+
+    def batches(self, encoder: VmEncoder, batch_size: int, shuffle_seed: int | None = None) -> Iterator[VmBatch]:
+        """Batches of the feed, with histories of other examples of the same batch."""
+        generator = torch.Generator().manual_seed(0 if shuffle_seed is None else shuffle_seed)
+        for batch in super().batches(encoder, batch_size, shuffle_seed):
+            order = torch.randperm(len(batch), generator=generator)
+            histories = {key: HistoryBatch(own.index[order], own.pool) for key, own in batch.histories.items()}
+            yield replace(batch, histories=histories)
