@@ -10,7 +10,7 @@ import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
 
-CELLS = 4_000_000  # tokens that a task holds at once: about 200 MB beside the batches
+CELLS = 1_000_000  # tokens that a task holds at once: a few hundred MB with the copies that merging makes
 BATCH_TOKENS = 200_000  # tokens of one batch handed back to Spark
 
 
