@@ -13,22 +13,25 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import pyarrow as pa
 from py4j.protocol import Py4JError
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from feature_store.config import DatasetConfig
-from feature_store.errors import ContractError
+from feature_store.config import DatasetConfig, PastEvents
+from feature_store.errors import BadDataError, ContractError
 from feature_store.ingest_rejects import (
     UNREADABLE_FILE,
+    Judgement,
+    Reasons,
     check_shares,
-    drop_duplicates,
+    judge,
     place_undated,
-    rejected_rows,
+    release,
     unreadable_rows,
 )
 from feature_store.schemas import LABELS, QUARANTINE, examples_schema, past_events_schema
@@ -37,8 +40,10 @@ from feature_store.sources.past import judged_past_events
 from feature_store.sources.pipeline import JudgedSource, judged_rows
 from feature_store.sources.reader import RawSource, find_broken_files
 from feature_store.sources.span import Span
+from feature_store.world.source import world_span
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -59,38 +64,61 @@ class IngestFrames:
 
     def release(self) -> None:
         """Give the cache back."""
-        for frame in self.held:
-            frame.unpersist()
-        self.held.clear()
+        release(self.held)
 
 
-def ingest_frames(spark: SparkSession, dataset: DatasetConfig, parts: list[str]) -> IngestFrames:
+def ingest_frames(
+    spark: SparkSession, dataset: DatasetConfig, parts: list[str], *, examples: bool = True, past_events: bool = True
+) -> IngestFrames:
     """Read, map and judge the rows of a contiguous range of partitions. Nothing is written.
+
+    Args:
+        examples: read the main source (off: examples and labels are empty).
+        past_events: read the second source, where there is one.
 
     Raises:
         ContractError: a setting does not fit the source, or the parts are no contiguous range.
         BadDataError: a column is missing or has another type, or more is rejected than ``checks.max_reject_share``;
             raised before anything could be written.
     """
-    clock = dataset.clock
-    if not parts or clock.between(parts[0], parts[-1]) != list(parts):
+    if not parts or dataset.clock.between(parts[0], parts[-1]) != list(parts):
         raise ContractError(f"got partitions {parts}; allowed: one contiguous, ascending range")
+    past = dataset.source.past_events if past_events else None
     with lenient(spark):
-        try:
-            frames = _Ingest(spark, dataset, parts, frozenset()).frames()
-        except (PySparkException, Py4JError):
-            broken = _broken_files(spark, dataset)
-            if not broken:
-                raise
-            frames = _Ingest(spark, dataset, parts, broken).frames()
+        frames = skipping_broken_files(
+            spark, dataset, lambda skip: _Ingest(spark, dataset, parts, skip).frames(examples, past)
+        )
     for warning in frames.warnings:
         log.warning("%s: %s", dataset.name, warning)
     return frames
 
 
+def skipping_broken_files(
+    spark: SparkSession, dataset: DatasetConfig, work: Callable[[frozenset[str]], Result]
+) -> Result:
+    """Do the work; should a file break while its rows are read, find all such files and do it again without them.
+
+    Raises:
+        BadDataError: Spark cannot read the source, and no single file is to blame.
+    """
+    try:
+        return work(frozenset())
+    except (PySparkException, Py4JError) as error:
+        source = dataset.source
+        reads = [read for read in (source.read, source.past_events and source.past_events.read) if read]
+        broken = frozenset[str]().union(*(find_broken_files(spark, r) for r in reads if r.format != "delta"))
+        if not broken:
+            reason = str(error).strip().splitlines()[0]
+            raise BadDataError(f"{dataset.name}: the source cannot be read: {reason}") from error
+        return work(broken)
+
+
 def source_parts(spark: SparkSession, dataset: DatasetConfig) -> tuple[str, str] | None:
     """First and last partition that hold examples; None where the source has no dated row."""
-    return _extent(spark, dataset, lambda: judged_rows(spark, dataset, None, negatives=False))
+    if dataset.source.world is not None:
+        start, end = world_span(dataset.source.world, dataset.clock)
+        return dataset.clock.part_of(start), dataset.clock.part_of(end - 1)
+    return _extent(spark, dataset, lambda skip: judged_rows(spark, dataset, None, skip=skip, negatives=False))
 
 
 def past_parts(spark: SparkSession, dataset: DatasetConfig) -> tuple[str, str] | None:
@@ -98,22 +126,22 @@ def past_parts(spark: SparkSession, dataset: DatasetConfig) -> tuple[str, str] |
     past = dataset.source.past_events
     if past is None:
         return None
-    return _extent(spark, dataset, lambda: judged_past_events(spark, dataset, past, None, frozenset()))
+    return _extent(spark, dataset, lambda skip: judged_past_events(spark, dataset, past, None, skip))
 
 
-def _extent(spark: SparkSession, dataset: DatasetConfig, judged: Callable[[], JudgedSource]) -> tuple[str, str] | None:
-    with lenient(spark):
-        rows = judged().rows
+def _extent(
+    spark: SparkSession, dataset: DatasetConfig, judged: Callable[[frozenset[str]], JudgedSource]
+) -> tuple[str, str] | None:
+    def ends(skip: frozenset[str]) -> tuple[int, int] | None:
+        rows = judged(skip).rows
         if rows is None:
             return None
-        extent = rows.where("reason is null").agg(F.min("event_ts"), F.max("event_ts")).collect()[0]
-    return None if extent[0] is None else (dataset.clock.part_of(extent[0]), dataset.clock.part_of(extent[1]))
+        first, last = rows.where("reason is null").agg(F.min("event_ts"), F.max("event_ts")).collect()[0]
+        return None if first is None else (first, last)
 
-
-def _broken_files(spark: SparkSession, dataset: DatasetConfig) -> frozenset[str]:
-    source = dataset.source
-    reads = [read for read in (source.read, source.past_events and source.past_events.read) if read]
-    return frozenset[str]().union(*(find_broken_files(spark, r) for r in reads if r.format != "delta"))
+    with lenient(spark):
+        found = skipping_broken_files(spark, dataset, ends)
+    return found and (dataset.clock.part_of(found[0]), dataset.clock.part_of(found[1]))
 
 
 class _Ingest:
@@ -124,21 +152,20 @@ class _Ingest:
         self.span = Span(dataset.clock.start(parts[0]), dataset.clock.end(parts[-1]))
         self.held: list[DataFrame] = []
         self.rejects: list[DataFrame] = []
-        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.reasons: Reasons = Counter()
         self.accepted = 0
         self.raws: list[RawSource] = []
 
-    def frames(self) -> IngestFrames:
+    def frames(self, read_examples: bool, past: PastEvents | None) -> IngestFrames:
         try:
-            examples, labels = self._examples()
-            past_events = self._past_events()
+            examples, labels = self._examples() if read_examples else self._nothing()
+            past_events = self._past_events(past) if past is not None else None
             self._unreadable()
             check_shares(self.dataset, self.parts, self.accepted, self.reasons, self.raws)
         except BaseException:
-            for frame in self.held:
-                frame.unpersist()
+            release(self.held)
             raise
-        quarantine = self.spark.createDataFrame([], from_arrow_schema(QUARANTINE))
+        quarantine = self._empty(QUARANTINE)
         for reject in self.rejects:
             quarantine = quarantine.unionByName(reject)
         rejected: Counter[str] = Counter()
@@ -148,69 +175,52 @@ class _Ingest:
         return IngestFrames(examples, labels, past_events, quarantine, dict(rejected), warnings, self.held)
 
     def _examples(self) -> tuple[DataFrame, DataFrame]:
-        dataset, schema = self.dataset, from_arrow_schema(examples_schema(self.dataset))
-        source = judged_rows(self.spark, dataset, self.span, skip=self.skip)
-        self.raws.append(source.raw)
-        if source.rows is None:
-            nothing = self.spark.createDataFrame([], from_arrow_schema(LABELS))
-            return self.spark.createDataFrame([], schema), nothing
-        everything = judged_rows(self.spark, dataset, None, skip=self.skip, negatives=False)
-        good = self._judge(source.rows, everything)
-        suspects = drop_duplicates(good, self._with_part(source.rows))
-        if suspects is not None:
-            good = suspects.kept
-            self.held.append(suspects.held)
-            self._reject(suspects.repeated, suspects.counts)
-            self.accepted -= sum(suspects.counts.values())
-        return good.select(*(F.col(f.name).cast(f.dataType) for f in schema)), self._labels(good)
+        source = judged_rows(self.spark, self.dataset, self.span, skip=self.skip)
+        good = self._judge(
+            source,
+            lambda: judged_rows(self.spark, self.dataset, None, skip=self.skip, negatives=False),
+            unique=True,
+        )
+        if good is None:
+            return self._nothing()
+        return _typed(good, examples_schema(self.dataset)), self._labels(good)
 
     def _labels(self, good: DataFrame) -> DataFrame:
         """One row per example and vertical whose filter it meets and whose label the row has."""
-        dataset = self.dataset
-        seen = good.select(*examples_schema(dataset).names)
-        resolve(seen, {f"verticals.{n}.where": v.where for n, v in dataset.verticals.items() if v.where is not None})
-        rows = F.array(*(_label_row(name, v.label, v.where) for name, v in dataset.verticals.items()))
+        verticals = self.dataset.verticals
+        seen = good.select(*examples_schema(self.dataset).names)
+        resolve(seen, {f"verticals.{n}.where": v.where for n, v in verticals.items() if v.where is not None})
+        rows = F.array(*(_label_row(name, v.label, v.where) for name, v in verticals.items()))
         exploded = good.select("part", "example_id", F.inline(F.filter(rows, lambda row: row.isNotNull())))
-        schema = from_arrow_schema(LABELS)
-        return exploded.select(*(F.col(f.name).cast(f.dataType) for f in schema))
+        return _typed(exploded, LABELS)
 
-    def _past_events(self) -> DataFrame | None:
-        past = self.dataset.source.past_events
-        if past is None:
-            return None
-        schema = from_arrow_schema(past_events_schema(self.dataset))
+    def _past_events(self, past: PastEvents) -> DataFrame:
+        schema = past_events_schema(self.dataset)
         source = judged_past_events(self.spark, self.dataset, past, self.span, self.skip)
+        good = self._judge(
+            source, lambda: judged_past_events(self.spark, self.dataset, past, None, self.skip), unique=False
+        )
+        if good is None:
+            return self._empty(schema)
+        keys = [name for name in schema.names if not name.startswith("label_")]
+        labels = [F.max(f"label_{name}").alias(f"label_{name}") for name in self.dataset.labels]
+        return _typed(good.groupBy(*keys).agg(*labels), schema)
+
+    def _judge(self, source: JudgedSource, everything: Callable[[], JudgedSource], *, unique: bool) -> DataFrame | None:
+        """Good rows of a source; the bad ones go to the rejects."""
         self.raws.append(source.raw)
         if source.rows is None:
-            return self.spark.createDataFrame([], schema)
-        everything = judged_past_events(self.spark, self.dataset, past, None, self.skip)
-        good = self._judge(source.rows, everything)
-        keys = [f.name for f in schema if not f.name.startswith("label_")]
-        labels = [F.max(f"label_{name}").alias(f"label_{name}") for name in self.dataset.labels]
-        return good.groupBy(*keys).agg(*labels).select(*(F.col(f.name).cast(f.dataType) for f in schema))
-
-    def _judge(self, rows: DataFrame, everything: JudgedSource) -> DataFrame:
-        """Hold the judged rows, count them by reason, send the bad to quarantine; the good are returned."""
-        judged = self._with_part(rows).withColumn("row", F.when(F.col("reason").isNotNull(), _json()))
-        held = judged.drop("_source").persist(StorageLevel.MEMORY_AND_DISK)
-        self.held.append(held)
-        counts = {(row[0], row[1]): row[2] for row in held.groupBy("part", "reason").count().collect()}
-        self.accepted += sum(count for (_, reason), count in counts.items() if reason is None)
-        bad = held.where(F.col("reason").isNotNull())
-        self._reject(bad.where(F.col("part").isNotNull()), {k: n for k, n in counts.items() if None not in k})
-        if any(part is None for part, _ in counts):
-            undated = bad.where(F.col("part").isNull()).drop("part")
-            placed = place_undated(undated, everything, self.dataset, self.parts)
-            self._reject(placed, {(r[0], r[1]): r[2] for r in placed.groupBy("part", "reason").count().collect()})
-        return held.where(F.col("reason").isNull())
-
-    def _with_part(self, rows: DataFrame) -> DataFrame:
-        return rows.withColumn("part", part_column(self.dataset.clock, F.col("event_ts")))
-
-    def _reject(self, rows: DataFrame, counts: dict[tuple[str, str], int]) -> None:
-        if counts:
-            self.rejects.append(rejected_rows(rows))
-            self.reasons.update(counts)
+            return None
+        rows = source.rows.withColumn("part", part_column(self.dataset.clock, F.col("event_ts")))
+        judged: Judgement = judge(
+            rows, lambda undated: place_undated(undated, everything(), self.dataset, self.parts), unique=unique
+        )
+        self.held += judged.held
+        self.accepted += judged.accepted
+        self.reasons.update(judged.reasons)
+        if judged.bad is not None:
+            self.rejects.append(judged.bad)
+        return judged.good
 
     def _unreadable(self) -> None:
         files = {path: why for raw in self.raws for path, why in raw.unreadable.items()}
@@ -218,9 +228,15 @@ class _Ingest:
             self.rejects.append(unreadable_rows(self.spark, files, self.parts))
             self.reasons.update({(part, UNREADABLE_FILE): len(files) for part in self.parts})
 
+    def _nothing(self) -> tuple[DataFrame, DataFrame]:
+        return self._empty(examples_schema(self.dataset)), self._empty(LABELS)
 
-def _json() -> Column:
-    return F.to_json("_source", {"ignoreNullFields": "false"})
+    def _empty(self, schema: pa.Schema) -> DataFrame:
+        return self.spark.createDataFrame([], from_arrow_schema(schema))
+
+
+def _typed(frame: DataFrame, schema: pa.Schema) -> DataFrame:
+    return frame.select(*(F.col(f.name).cast(f.dataType) for f in from_arrow_schema(schema)))
 
 
 def _label_row(vertical: str, label: str, where: str | None) -> Column:

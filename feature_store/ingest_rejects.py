@@ -1,10 +1,12 @@
-"""What an ingest rejects: duplicates, undated rows, unreadable files; and when it is too much."""
+"""Good and bad rows of an ingest: each bad one with its reason and partition, and an error where they are too many."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -17,46 +19,91 @@ from feature_store.sources.reader import FILE_COLUMN, RawSource
 
 UNREADABLE_FILE = "unreadable file"
 DUPLICATE = "duplicate"
+Reasons = Counter[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Rows kept, rows that repeat a kept one, the held frame both read, and the repeats by (part, reason)."""
+@dataclass
+class Judgement:
+    """Good rows, bad rows in the shape of the quarantine table, their number by (part, reason), and what is cached."""
 
-    kept: DataFrame
-    repeated: DataFrame
-    held: DataFrame
-    counts: dict[tuple[str, str], int]
+    good: DataFrame
+    bad: DataFrame | None
+    accepted: int
+    reasons: Reasons
+    held: list[DataFrame] = field(default_factory=list)
 
 
-def drop_duplicates(good: DataFrame, judged: DataFrame) -> Duplicates | None:
-    """Keep one row per example_id: the earliest to arrive, then the smallest by a hash of its content.
+def judge(rows: DataFrame, place: Callable[[DataFrame], DataFrame], *, unique: bool) -> Judgement:
+    """Part judged rows into good and bad.
 
-    Repeats are rare, so they are counted on the id alone, and only rows that have one are sorted.
+    Bad rows are few: the held rows carry no source row, and the bad ones are read once more to be written out in full.
 
     Args:
-        good: accepted rows, held.
-        judged: the same rows from the source, with ``_source``.
-
-    Returns:
-        None where nothing repeats.
+        rows: mapped rows with ``part`` (null: undated), ``reason`` and ``_source``.
+        place: gives undated rows their part, and drops those of other ranges.
+        unique: one row per example_id is kept: the earliest to arrive, then the smallest by a hash of its content.
     """
-    repeats = good.groupBy("example_id", "part").count().where("count > 1")
-    counts = {
-        (row[0], DUPLICATE): int(row[1]) for row in repeats.groupBy("part").agg(F.expr("sum(count - 1)")).collect()
-    }
-    if not counts:
-        return None
-    ids = F.broadcast(repeats.select("example_id"))
-    suspects = judged.where("reason is null").join(ids, "example_id", "left_semi")
-    content = F.xxhash64(*(F.col(name) for name in good.columns if name not in ("reason", "row", FILE_COLUMN)))
-    order = Window.partitionBy("example_id").orderBy("arrived_at", content, FILE_COLUMN)
+    held = rows.drop("_source").persist(StorageLevel.MEMORY_AND_DISK)
+    judged = Judgement(held.where("reason is null"), None, 0, Counter(), [held])
+    try:
+        counts = held.groupBy(F.col("reason").isNull()).count().collect()
+        found = {row[0]: row[1] for row in counts}
+        judged.accepted = found.get(True, 0)
+        repeats = _repeated_ids(judged) if unique else None
+        if repeats is not None or False in found:
+            _set_aside(judged, rows, place, repeats)
+    except BaseException:
+        release(judged.held)
+        raise
+    return judged
+
+
+def release(held: list[DataFrame]) -> None:
+    """Give cached frames back."""
+    for frame in held:
+        frame.unpersist()
+    held.clear()
+
+
+def _repeated_ids(judged: Judgement) -> DataFrame | None:
+    """Ids that more than one good row has; None where there are none, which is the rule."""
+    repeats = judged.good.groupBy("example_id").count().where("count > 1").select("example_id")
+    repeats = repeats.withColumn("_repeats", F.lit(True)).persist()
+    judged.held.append(repeats)
+    return repeats if repeats.count() else None
+
+
+def _set_aside(
+    judged: Judgement, rows: DataFrame, place: Callable[[DataFrame], DataFrame], repeats: DataFrame | None
+) -> None:
+    odd = rows.withColumn("_repeats", F.lit(None).cast("boolean"))
+    if repeats is not None:
+        odd = rows.join(F.broadcast(repeats), "example_id", "left")
+    odd = odd.where("reason is not null or _repeats")
+    content = F.xxhash64(*(name for name in judged.good.columns if name not in ("reason", FILE_COLUMN)))
+    order = [content, F.col(FILE_COLUMN)]
+    if "arrived_at" in rows.columns:
+        order = [F.col("arrived_at"), *order]
+    rank = F.row_number().over(Window.partitionBy("example_id", "reason").orderBy(*order))
+    repeated = F.col("reason").isNull() & (F.col("_rank") > 1)
+    odd = odd.withColumn("_rank", rank).withColumn("reason", F.when(repeated, DUPLICATE).otherwise(F.col("reason")))
     json = F.to_json("_source", {"ignoreNullFields": "false"})
-    ranked = suspects.withColumn("_rank", F.row_number().over(order)).withColumn("row", json).drop("_source").persist()
-    once = good.join(ids, "example_id", "left_anti")
-    first = ranked.where("_rank = 1").withColumn("row", F.lit(None).cast("string")).select(*good.columns)
-    repeated = ranked.where("_rank > 1").withColumn("reason", F.lit(DUPLICATE))
-    return Duplicates(once.select(*good.columns).unionByName(first), repeated, ranked, counts)
+    odd = odd.withColumn("row", F.when(F.col("reason").isNotNull(), json)).drop("_source", "_rank").persist()
+    judged.held.append(odd)
+    if repeats is not None:
+        once = judged.good.join(F.broadcast(repeats), "example_id", "left_anti")
+        judged.good = once.unionByName(odd.where("reason is null").select(once.columns))
+    judged.bad = _placed(odd.where("reason is not null"), place)
+    judged.reasons.update({(r[0], r[1]): r[2] for r in judged.bad.groupBy("part", "reason").count().collect()})
+    judged.accepted -= sum(count for (_, reason), count in judged.reasons.items() if reason == DUPLICATE)
+
+
+def _placed(bad: DataFrame, place: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    dated = bad.where("part is not null").select(*QUARANTINE.names)
+    undated = bad.where("part is null").drop("part")
+    if undated.isEmpty():
+        return dated
+    return dated.unionByName(place(undated).select(*QUARANTINE.names))
 
 
 def place_undated(undated: DataFrame, everything: JudgedSource, dataset: DatasetConfig, parts: list[str]) -> DataFrame:
@@ -70,9 +117,8 @@ def place_undated(undated: DataFrame, everything: JudgedSource, dataset: Dataset
         place = {file: everything.raw.file_part(file) for file in files}
     elif everything.rows is not None:
         place = _first_parts(everything.rows, dataset, files)
-    here = {file: part for file, part in place.items() if part in parts}
-    spark = undated.sparkSession
-    places = spark.createDataFrame(sorted(here.items()), f"{FILE_COLUMN} string, part string")
+    here = sorted((file, part) for file, part in place.items() if part in parts)
+    places = undated.sparkSession.createDataFrame(here, f"{FILE_COLUMN} string, part string")
     return undated.join(F.broadcast(places), FILE_COLUMN)
 
 
@@ -81,16 +127,11 @@ def _first_parts(rows: DataFrame, dataset: DatasetConfig, files: list[str]) -> d
     of_files = dated.where(F.col(FILE_COLUMN).isin(files)).groupBy(FILE_COLUMN).agg(F.min("event_ts"))
     first = {row[0]: row[1] for row in of_files.collect()}
     if len(first) < len(files):
-        row = dated.agg(F.min("event_ts")).first()
-        if row is None or row[0] is None:
+        earliest = dated.agg(F.min("event_ts")).collect()[0][0]
+        if earliest is None:
             raise BadDataError(f"{dataset.name}: event_ts: no row of the source has a readable event time")
-        first = {file: first.get(file, row[0]) for file in files}
+        first = {file: first.get(file, earliest) for file in files}
     return {file: dataset.clock.part_of(instant) for file, instant in first.items()}
-
-
-def rejected_rows(rows: DataFrame) -> DataFrame:
-    """Rows in the shape of the quarantine table."""
-    return rows.select(*QUARANTINE.names)
 
 
 def unreadable_rows(spark: SparkSession, files: dict[str, str], parts: list[str]) -> DataFrame:
@@ -100,7 +141,7 @@ def unreadable_rows(spark: SparkSession, files: dict[str, str], parts: list[str]
 
 
 def check_shares(
-    dataset: DatasetConfig, parts: list[str], accepted: int, reasons: Counter[tuple[str, str]], raws: list[RawSource]
+    dataset: DatasetConfig, parts: list[str], accepted: int, reasons: Reasons, raws: list[RawSource]
 ) -> None:
     """Fail where more rows, or more files, are rejected than the data set tolerates.
 

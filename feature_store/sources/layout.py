@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 
 from feature_store.config import ReadConfig
 from feature_store.errors import BadDataError
-from feature_store.sources.paths import hadoop_conf, jvm, jvm_path
+from feature_store.sources.paths import hadoop_conf, jvm, jvm_path, plain_path
 
 _FOOTERS_AT_ONCE = 8
 
@@ -78,15 +78,16 @@ def common_columns(layouts: list[FileLayout], expected: dict[str, str] | None, t
     readable = [layout for layout in layouts if layout.unreadable is None]
     columns = expected if expected is not None else (readable[0].columns if readable else {})
     for layout in readable:
+        path = plain_path(layout.path)
         for column, kind in columns.items():
             got = layout.columns.get(column)
             if got is None:
                 raise BadDataError(
-                    f"{layout.path}: column {column} is missing; expected {kind}; got columns {sorted(layout.columns)}"
+                    f"{path}: column {column} is missing; expected {kind}; got columns {sorted(layout.columns)}"
                 )
             if typed and got != kind:
                 raise BadDataError(
-                    f"{layout.path}: column {column} has another type: expected {kind}, got {got}; correct the file, "
+                    f"{path}: column {column} has another type: expected {kind}, got {got}; correct the file, "
                     "or source.expected_columns if the change is wanted"
                 )
     return columns

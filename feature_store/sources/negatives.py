@@ -151,7 +151,7 @@ def _eligible(counts: ItemCounts, start: int, sampling: NegativeSampling) -> Eli
 
 def uniform_of(draw: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) from 64-bit hashes."""
-    return (draw.view(np.uint64) >> np.uint64(11)) * 2.0**-53
+    return (draw.view(np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draw_items(

@@ -61,6 +61,11 @@ def find_files(spark: SparkSession, declared: str) -> SourcePath:
     return SourcePath(declared, sorted(files), found[0].getPath().toString() if folder else None)
 
 
+def plain_path(path: str) -> str:
+    """A local path without its scheme; any other path as it is."""
+    return "/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
+
+
 def _below(system: Any, status: Any) -> list[str]:
     name = status.getPath().getName()
     if name.startswith(("_", ".")):

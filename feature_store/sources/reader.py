@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_store.config import ReadConfig
 from feature_store.errors import BadDataError, ContractError
 from feature_store.sources.layout import FileLayout, common_columns, csv_options, extra_columns, file_layouts
-from feature_store.sources.paths import SourcePath, expand, find_files
+from feature_store.sources.paths import SourcePath, expand, find_files, plain_path
 
 FILE_COLUMN = "source_file"
 MALFORMED_COLUMN = "_malformed"
@@ -60,6 +60,7 @@ def read_source(
     columns = common_columns(layouts, inside, typed=read.format == "parquet")
     frames = _frames(spark, read, paths, layouts, columns)
     unreadable = {layout.path: layout.unreadable for layout in layouts if layout.unreadable is not None}
+    unreadable |= dict.fromkeys(sorted(skip), "breaks while its rows are read")
     names = [*columns, *sorted(folders if wanted is None else folders & set(wanted))]
     return RawSource(
         frame=reduce(DataFrame.unionByName, [frame.select(*_kept(frame, names)) for frame in frames])
@@ -67,7 +68,7 @@ def read_source(
         else None,
         columns=names,
         files=len(layouts) + len(skip),
-        unreadable=unreadable | dict.fromkeys(sorted(skip), "breaks while being read"),
+        unreadable={plain_path(path): why for path, why in unreadable.items()},
         warnings=_extra_warning(read, extra_columns(layouts, columns)),
     )
 
@@ -99,7 +100,7 @@ def _open(
         frame = reader.options(**options).schema(schema.add(MALFORMED_COLUMN, "string")).csv(files)
     else:
         frame = reader.schema(schema).parquet(*files)
-    return frame.withColumn(FILE_COLUMN, F.col("_metadata.file_path"))
+    return frame.withColumn(FILE_COLUMN, _file_path())
 
 
 def _read_delta(spark: SparkSession, read: ReadConfig, wanted: dict[str, str] | None) -> RawSource:
@@ -112,11 +113,15 @@ def _read_delta(spark: SparkSession, read: ReadConfig, wanted: dict[str, str] | 
             frame = reader.load(expand(path))
         except PySparkException as error:
             raise ContractError(f"source path {path}: no Delta table to read: {str(error).splitlines()[0]}") from error
-        frames.append(frame.withColumn(FILE_COLUMN, F.col("_metadata.file_path")))
+        frames.append(frame.withColumn(FILE_COLUMN, _file_path()))
         layouts.append(FileLayout(path, {f.name: f.dataType.simpleString() for f in frame.schema}))
     columns = common_columns(layouts, wanted, typed=True)
     frame = reduce(DataFrame.unionByName, [frame.select(*columns, FILE_COLUMN) for frame in frames])
     return RawSource(frame, list(columns), len(frames), warnings=_extra_warning(read, extra_columns(layouts, columns)))
+
+
+def _file_path() -> Column:
+    return F.regexp_replace(F.col("_metadata.file_path"), "^file:/+", "/")
 
 
 def _kept(frame: DataFrame, names: list[str]) -> list[str]:
