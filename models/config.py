@@ -135,6 +135,9 @@ class VmConfig(Strict):
     max_vocabulary: int = Field(default=200_000, ge=1)
     units: list[int] = Field(default=[64, 32], min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    unseen_rate: float = Field(
+        default=0.0, ge=0, lt=1, description="share of ids read as unseen while training, so that new ids are learned"
+    )
     readers: list[ReaderConfig] = Field(default=[], description="of histories; set by the arm")
     counters: bool = Field(default=False, description="read the vertical's counters; set by the arm")
     kd_weight: float = Field(default=0.0, ge=0, description="weight of distillation; set by the arm")

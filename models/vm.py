@@ -111,7 +111,7 @@ class VerticalModel(nn.Module):
 
     def fields(self, batch: VmBatch) -> VmFields:
         """Embedded features and numbers of a batch, without reads."""
-        embedded = self.table(batch.cat + self.cat_starts)
+        embedded = self.table(self._some_unseen(batch.cat) + self.cat_starts)
         if self.id_lists:
             means = [self._list_mean(batch, spec, at) for spec, at in zip(self.id_lists, self.list_starts, strict=True)]
             embedded = torch.cat([embedded, torch.stack(means, dim=1)], dim=1)
@@ -119,6 +119,12 @@ class VerticalModel(nn.Module):
         number = torch.cat(numbers, dim=1) if self.number_lists else batch.num
         first_order = embedded[..., self.dim] if self.first_order else None
         return VmFields(embedded[..., : self.dim], first_order, number, batch.num.new_zeros(len(batch), 0))
+
+    def _some_unseen(self, cat: Tensor) -> Tensor:
+        """Indices [B, C], some of them 0 while training: an id that appears first when serving has a trained row."""
+        if not self.training or not self.config.unseen_rate:
+            return cat
+        return cat * (torch.rand(cat.shape, device=cat.device) >= self.config.unseen_rate)
 
     def _list_mean(self, batch: VmBatch, spec: FeatureSpec, start: int) -> Tensor:
         mask = batch.masks[spec.name].to(batch.num.dtype)[..., None]
