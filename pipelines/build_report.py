@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def rebuild_report(context: RunContext, out: Path | None = None) -> Path:
     print_summary(data)
     path = write_html(data, out or Path(context.scratch.parent) / REPORT_FILE)
     print(f"report: {path}")
-    print(f"MLflow: mlflow ui --backend-store-uri {context.registry.tracking_uri}")
+    mlflow = Path(sys.executable).parent / "mlflow"
+    print(f"MLflow: {mlflow} ui --backend-store-uri {context.registry.tracking_uri}")
     return path
 
 
