@@ -80,11 +80,11 @@ def write_source(context: RunContext, settings: DaySettings, folder: Path) -> No
     for number in range(settings.world.days):
         first = start + number * settings.world_grain
         rows = world_frame(context.spark, settings.world, clock, first, first + settings.world_grain)
-        rows.drop("source_file").write.parquet(str(folder / f"day={clock.part_of(first)}"))
+        rows.drop("source_file").write.parquet(str(folder / f"day-{clock.part_of(first)}"))
 
 
 def _read(source: Path) -> dict[str, object]:
-    return {"format": "parquet", "paths": [f"{source}/day=*/*.parquet"]}
+    return {"format": "parquet", "paths": [str(source)]}
 
 
 def prepare(context: RunContext, settings: DaySettings, day: list[str], report: Report) -> SpaceRecord:
@@ -113,7 +113,7 @@ def run_day(context: RunContext, space: SpaceRecord, day: list[str], validation:
 def scan_seconds(context: RunContext, source: Path, day: str, report: Report) -> float:
     """Reading every column of the day's source rows."""
     with timed(report, "bare scan of the source") as watch:
-        rows = context.spark.read.parquet(f"{source}/day={day}")
+        rows = context.spark.read.parquet(f"{source}/day-{day}")
         rows.write.format("noop").mode("overwrite").save()
     return watch.seconds
 

@@ -144,7 +144,8 @@ def measure_peer(windows: Windows, settings: FeedSettings, report: Report) -> No
     train = _epochs(base, settings.peer.epochs).model_copy(
         update={"learning_rate": settings.peer.learning_rate, "learning_rate_decay": 1.0}
     )
-    config = base.model_copy(update={"architecture": "deepfm", "readers": [], "train": train})
+    plain = {"architecture": "deepfm", "readers": [], "dropout": 0.0, "unseen_rate": 0.0, "train": train}
+    config = base.model_copy(update=plain)
     python = peer_python()
     with tempfile.TemporaryDirectory() as folder:
         task = write_rows(windows, config, Path(folder)) | {"epochs": settings.peer.epochs}
