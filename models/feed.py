@@ -35,6 +35,7 @@ ROW_COLUMNS = [
     "label_available_at",
     "teacher_logit",
 ]
+FIT_COLUMNS = ["label", "label_available_at", "weight", "sampling_rate"]
 
 
 class FeatureFeed:
@@ -82,12 +83,12 @@ class FeatureFeed:
     def fit_encoder(self, start: VmEncoder | None = None, fit_rows: int = FIT_ROWS) -> tuple[VmEncoder, float]:
         """Fit vocabularies and normalisers on these rows (``start``: extend those of a model to start from).
 
-        Above ``fit_rows`` rows, every k-th row of each file is taken.
+        The VM's columns of at most ``fit_rows`` rows are held meanwhile: above, every k-th row of each file is taken.
 
         Returns:
             The encoder, and the weighted base rate.
         """
-        columns = list(dict.fromkeys([*(s.name for s in self.specs), *ROW_COLUMNS]))
+        columns = list(dict.fromkeys([*(s.name for s in self.specs), *FIT_COLUMNS]))
         step = -(-self.rows // fit_rows) or 1
         tables = [self._usable(_every(read_file(f, columns), step)) for f in self.files.features]
         table = pa.concat_tables(tables).combine_chunks()

@@ -97,11 +97,12 @@ def decode_histories(table: pa.Table, part: Ints, columns: TokenColumns, key: st
         _check_length(key, "z", len(z), total * columns.code_bytes)
         z = z.reshape(total, columns.code_bytes)
     entities = columns.entities(lists("entities", columns.entity_count, None)) if columns.entities else None
+    labels, available = lists("labels", heads, UNKNOWN), lists("label_available_at", heads, NEVER)
     pool = TokenPool(
         offsets=torch.from_numpy(offsets),
         event_ts=_tensor(lists("event_ts", 1, None)[:, 0]),
-        labels=_tensor(lists("labels", heads, UNKNOWN)),
-        label_available_at=_tensor(lists("label_available_at", heads, NEVER)),
+        labels=_tensor(labels),
+        label_available_at=_tensor(np.where(labels < 0, NEVER, available)),
         z=None if z is None else _tensor(z),
         logits=_tensor(lists("logits", heads, 0.0)) if vectors else None,
         entities=None if entities is None else _tensor(entities),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.codec import unpack_tensor
 from models.config import ReaderConfig
@@ -25,6 +27,18 @@ COUNT_SCALE = 0.25
 # A decayed sum of a full history of 50 tokens stays near the scale of their mean.
 DECAYED_SCALE = 1 / 8
 _MASKED = -1e4
+_LAYER_NORM_EPSILON = 1e-5
+
+
+class EncodedTokens(NamedTuple):
+    """Projected tokens less their mean [R, L, D], and ``scale`` [R, L]: scale * centred is their LayerNorm.
+
+    Readers pool with weights * scale: the normalised tokens, the widest tensor of a VM, are never made. LayerNorm has
+    no affine part of its own; the layers that read the pooled vectors have one.
+    """
+
+    centred: Tensor
+    scale: Tensor
 
 
 def log_age(age_hours: Tensor) -> Tensor:
@@ -90,9 +104,9 @@ class MeanReader(nn.Module):
 
     pooled = 1
 
-    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
         """Weights [R, 1, L] of the tokens; masked places are 0."""
-        mask = tokens.mask.to(encoded.dtype)
+        mask = tokens.mask.to(encoded.scale.dtype)
         return (mask / mask.sum(dim=1, keepdim=True))[:, None]
 
 
@@ -104,7 +118,7 @@ class DecayedReader(nn.Module):
         self.log_half_life = nn.Parameter(torch.tensor(half_lives_hours).log())
         self.pooled = len(half_lives_hours)
 
-    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
         """Weights [R, K, L] of the tokens; masked places are 0."""
         rate = (-self.log_half_life).exp()
         weights = torch.exp2(-tokens.age_hours[:, None] * rate[None, :, None])
@@ -124,10 +138,10 @@ class AttentionReader(nn.Module):
         self.dim = dim
         self.age_slope = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
         """Weights [R, heads, L] of the tokens, query [R, heads * D]; masked places are 0."""
         query = query.view(len(query), self.pooled, self.dim) / math.sqrt(self.dim)
-        scores = torch.bmm(query, encoded.transpose(1, 2))
+        scores = torch.bmm(query, encoded.centred.transpose(1, 2)) * encoded.scale[:, None]
         scores = scores + self.age_slope[None, :, None] * log_age(tokens.age_hours)[:, None]
         scores = scores.masked_fill(~tokens.mask[:, None], _MASKED)
         return scores.softmax(dim=-1) * tokens.mask[:, None]
@@ -152,7 +166,6 @@ class HistoryReader(nn.Module):
         self.length = config.length
         self.tokens = _token_encoder(config, inputs, embedding_dim, embed)
         self.project = nn.Linear(self.tokens.width, config.dim)
-        self.norm = nn.LayerNorm(config.dim)
         kinds = [_reader(kind, config) for kind in dict.fromkeys(config.kinds)]
         self.kinds = nn.ModuleList(kinds)
         self.width = sum(reader.pooled for reader in kinds) * config.dim + 1
@@ -162,18 +175,22 @@ class HistoryReader(nn.Module):
         """Histories at ``event_ts`` [B], query [B, query_width] -> [B, width]; exact zeros where empty."""
         lengths = history.lengths(self.length)
         rows = lengths.nonzero().squeeze(1)
-        out = query.new_zeros(len(lengths), self.width)
         if not len(rows):
-            return out
+            return query.new_zeros(len(lengths), self.width)
         tokens = gather_tokens(history.pool, history.index[rows], lengths[rows], event_ts[rows])
-        encoded = self.norm(self.project(self.tokens(tokens)))
-        read = self._pool(encoded, tokens, query[rows])
+        read = self._pool(self._encode(tokens), tokens, query[rows])
         count = lengths[rows, None].to(read.dtype).log1p() * COUNT_SCALE
-        return out.index_copy(0, rows, torch.cat([read, count], dim=1))
+        return read.new_zeros(len(lengths), self.width).index_copy(0, rows, torch.cat([read, count], dim=1))
 
-    def _pool(self, encoded: Tensor, tokens: TokenBatch, query: Tensor) -> Tensor:
+    def _encode(self, tokens: TokenBatch) -> EncodedTokens:
+        # Centring the weights centres what they make.
+        weight, bias = self.project.weight, self.project.bias
+        centred = F.linear(self.tokens(tokens), weight - weight.mean(dim=0), bias - bias.mean())
+        return EncodedTokens(centred, (centred.square().mean(dim=-1) + _LAYER_NORM_EPSILON).rsqrt())
+
+    def _pool(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
         weights = torch.cat([reader(encoded, tokens, query) for reader in self.kinds], dim=1)
-        return torch.bmm(weights, encoded).flatten(1)
+        return torch.bmm(weights * encoded.scale[:, None], encoded.centred).flatten(1)
 
 
 def _token_encoder(

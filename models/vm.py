@@ -26,9 +26,10 @@ class EmbeddingTable(nn.Module):
     Args:
         tables: vocabulary -> rows; row 0 of each (unseen ids) starts at zero.
         dim: width of an embedding.
+        first_order: its last value is a weight of first order, which starts at zero.
     """
 
-    def __init__(self, tables: dict[str, int], dim: int) -> None:
+    def __init__(self, tables: dict[str, int], dim: int, first_order: bool = False) -> None:
         super().__init__()
         self.tables = tables
         starts = [0, *torch.tensor(list(tables.values())).cumsum(0).tolist()]
@@ -36,6 +37,7 @@ class EmbeddingTable(nn.Module):
         self.weight = nn.Parameter(torch.randn(max(1, starts[-1]), dim) * EMBEDDING_STD)
         with torch.no_grad():
             self.weight[torch.tensor(list(self.starts.values()), dtype=torch.int64)] = 0.0
+            self.weight[:, dim - first_order :] = 0.0
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the whole table [..] -> [.., dim]."""
@@ -73,7 +75,7 @@ class VerticalModel(nn.Module):
         self.config, dim = config, config.embedding_dim
         self.dim = dim
         self.first_order = config.architecture == "deepfm"
-        self.table = EmbeddingTable(encoder.tables, dim + self.first_order)
+        self.table = EmbeddingTable(encoder.tables, dim + self.first_order, self.first_order)
         features = encoder.features
         starts = [self.table.starts[features.vocabulary_name(name)] for name in features.categorical]
         self.register_buffer("cat_starts", torch.tensor(starts, dtype=torch.int64), persistent=False)

@@ -6,9 +6,9 @@ longest history in a batch, H heads of the space, E entities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,8 +24,6 @@ UNKNOWN = -1
 
 HistoryKey = tuple[Literal["fm", "raw"], str]
 """The tokens' space (``fm``: this VM's; ``raw``) and the name of the history key."""
-
-Moved = TypeVar("Moved", "TokenPool", "HistoryBatch", "VmBatch")
 
 
 class VmInputs(Strict):
@@ -62,23 +60,14 @@ def history_key(reader: ReaderConfig) -> HistoryKey:
     return ("raw" if reader.tokens == "raw" else "fm", reader.key)
 
 
-def _moved(value: Moved, device: torch.device | str) -> Moved:
-    return replace(value, **{field.name: _move(getattr(value, field.name), device) for field in fields(value)})
-
-
-def _move(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, dict):
-        return {name: _move(part, device) for name, part in value.items()}
-    return value.to(device) if isinstance(value, Tensor | TokenPool | HistoryBatch) else value
-
-
 @dataclass(frozen=True)
 class TokenPool:
     """Unique histories, each stored once for all examples that read it; tokens newest first, end to end.
 
     ``offsets`` int64 [P + 1]: history r owns tokens offsets[r] .. offsets[r + 1]; row 0 is the empty history.
-    ``event_ts`` int64 [T]; ``labels`` int8 [T, H] (-1: unknown); ``label_available_at`` int64 [T, H]. Only where a
-    reader needs them: ``z`` uint8 [T, code_bytes], ``logits`` float32 [T, H], ``entities`` [T, E] (embedding rows).
+    ``event_ts`` int64 [T]; ``labels`` int8 [T, H] (-1: unknown); ``label_available_at`` int64 [T, H] (NEVER where the
+    label is unknown). Only where a reader needs them: ``z`` uint8 [T, code_bytes], ``logits`` float32 [T, H],
+    ``entities`` int64 [T, E] (embedding rows).
     """
 
     offsets: Tensor
@@ -88,10 +77,17 @@ class TokenPool:
     z: Tensor | None = None
     logits: Tensor | None = None
     entities: Tensor | None = None
+    _copies: dict[torch.device, TokenPool] = field(default_factory=dict, repr=False, compare=False)
 
-    def to(self, device: torch.device | str) -> TokenPool:
-        """The pool on another device."""
-        return _moved(self, device)
+    def to(self, device: torch.device) -> TokenPool:
+        """The pool on another device, moved once for all batches that share it."""
+        if device.type == self.offsets.device.type:
+            return self
+        if device not in self._copies:
+            parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_copies"}
+            moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts.items()}
+            self._copies[device] = TokenPool(**moved)
+        return self._copies[device]
 
 
 @dataclass(frozen=True)
@@ -101,9 +97,13 @@ class HistoryBatch:
     index: Tensor
     pool: TokenPool
 
-    def to(self, device: torch.device | str) -> HistoryBatch:
+    def to(self, device: torch.device) -> HistoryBatch:
         """The batch on another device."""
-        return _moved(self, device)
+        return HistoryBatch(self.index.to(device), self.pool.to(device))
+
+    def take(self, rows: Tensor) -> HistoryBatch:
+        """Histories of examples ``rows`` [B']."""
+        return HistoryBatch(self.index[rows], self.pool)
 
     def lengths(self, limit: int | None) -> Tensor:
         """Tokens of each history, the newest ``limit`` at most: int64 [B]."""
@@ -138,21 +138,20 @@ def gather_tokens(pool: TokenPool, index: Tensor, lengths: Tensor, event_ts: Ten
     mask = place < lengths[:, None]
     token = (pool.offsets[index][:, None] + place).clamp_(max=len(pool.event_ts) - 1)
     flat, shape = token.view(-1), token.shape
-    age_ms = event_ts[:, None] - pool.event_ts[flat].view(shape)
-    label = pool.labels[flat].view(*shape, -1)
-    known = (pool.label_available_at[flat].view(*shape, -1) <= event_ts[:, None, None]) & (label >= 0)
 
-    def take(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[flat].view(*shape, -1)
+    def take(values: Tensor) -> Tensor:
+        return values.index_select(0, flat).view(*shape, *values.shape[1:])
 
+    age_ms = event_ts[:, None] - take(pool.event_ts)
+    known = (take(pool.label_available_at) <= event_ts[:, None, None]).float()
     return TokenBatch(
         mask=mask,
         age_hours=age_ms.float() / 3_600_000,
-        known=known.float(),
-        labels=(label > 0).float() * known,
-        z=take(pool.z),
-        logits=take(pool.logits),
-        entities=take(pool.entities),
+        known=known,
+        labels=take(pool.labels) * known,
+        z=None if pool.z is None else take(pool.z),
+        logits=None if pool.logits is None else take(pool.logits),
+        entities=None if pool.entities is None else take(pool.entities),
     )
 
 
@@ -182,20 +181,18 @@ class VmBatch:
     def __len__(self) -> int:
         return len(self.label)
 
-    def to(self, device: torch.device | str) -> VmBatch:
+    def to(self, device: torch.device) -> VmBatch:
         """The batch on another device."""
-        return _moved(self, device)
+        return self if device == self.label.device else self._each(lambda value: value.to(device))
 
     def take(self, rows: Tensor) -> VmBatch:
         """Examples ``rows`` [B'] (int64); pools are shared, not copied."""
-        taken: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            taken[field.name] = (
-                value[rows] if isinstance(value, Tensor) else {k: _take(v, rows) for k, v in value.items()}
-            )
-        return VmBatch(**taken)
+        return self._each(lambda value: value[rows] if isinstance(value, Tensor) else value.take(rows))
 
-
-def _take(value: Tensor | HistoryBatch, rows: Tensor) -> Tensor | HistoryBatch:
-    return value[rows] if isinstance(value, Tensor) else HistoryBatch(value.index[rows], value.pool)
+    def _each(self, change: Callable[[Any], Any]) -> VmBatch:
+        changed: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            parts = value.items() if isinstance(value, Mapping) else None
+            changed[part.name] = change(value) if parts is None else {key: change(item) for key, item in parts}
+        return VmBatch(**changed)

@@ -136,7 +136,8 @@ class _TrainingRun:
         return float(total) / rows, rows
 
     def _step(self, batch: VmBatch) -> Tensor:
-        logit = self.model(batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            logit = self.model(batch).float()
         kd_weight = self.artifact.config.kd_weight
         loss = distillation_loss(logit, batch.label, batch.weight, batch.teacher_logit, kd_weight)
         self.optimizer.zero_grad(set_to_none=True)

@@ -159,6 +159,11 @@ def test_another_space_stops_scoring_with_both_names(world, windows, trained):
         predict_batch(trained.artifact, world.table(world.parts[-1]), wrong)
 
 
+def test_bfloat16_trains_as_well(windows, trained):
+    config = FM.model_copy(update={"train": TRAIN.model_copy(update={"precision": "bfloat16"})})
+    assert fit(windows, config, seed=1).metrics["ne"] == pytest.approx(trained.metrics["ne"], abs=0.05)
+
+
 def test_training_refuses_unknown_labels_and_an_empty_window(windows):
     open_ended = [FeatureFeed(files, INPUTS, FM, known_at=None) for files in windows]
     with pytest.raises(ModelConfigError, match="known_at"):
