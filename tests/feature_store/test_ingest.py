@@ -1,0 +1,261 @@
+"""Every fault that a source can have, fed to a real ingest: what passes, what is set aside and why, what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from feature_store.errors import BadDataError, ContractError
+from feature_store.ingest import ingest_frames, source_parts
+from feature_store.schemas import LABELS, QUARANTINE, examples_schema
+from tests.feature_store.shop_source import PARTS, SCHEMA, START, row, shop, write
+
+
+def collected(spark, dataset, parts):
+    """Sorted rows of every frame, and the rejected counts."""
+    frames = ingest_frames(spark, dataset, parts)
+    try:
+        tables = [
+            sorted(map(tuple, f.collect()), key=repr) for f in (frames.examples, frames.labels, frames.quarantine)
+        ]
+        return (*tables, frames.rejected, frames.warnings)
+    finally:
+        frames.release()
+
+
+def reasons(quarantine):
+    return Counter(reason for _, reason, _, _ in quarantine)
+
+
+FAULTS = {
+    "null user": {"user": None},
+    "null item": {"item": None},
+    "null event_ts": {"time": None},
+    "null arrived_at": {"arrived": None},
+    "non-finite price": {"price": math.inf},
+    "non-finite weight": {"share": math.nan},
+    "null weight": {"share": None},
+    "weight not at least 0": {"share": -1.0},
+    "label click outside {0, 1}": {"click": 0.5},
+    "arrived_at before event_ts": {"arrived": START - 1},
+}
+
+
+def test_every_fault_goes_to_quarantine_by_name_with_its_row_and_file(spark, tmp_path):
+    good = [row(n) for n in range(20)]
+    bad = [row(100 + n, **change) for n, change in enumerate(FAULTS.values())]
+    path = write(tmp_path / "day.parquet", good + bad + [row(50, click=math.nan), row(51, price=1e300)])
+    examples, _, quarantine, rejected, _ = collected(spark, shop(path), PARTS[:1])
+    expected = Counter(FAULTS.keys()) + Counter({"label click outside {0, 1}": 1, "non-finite price": 1})
+    assert reasons(quarantine) == expected
+    assert len(examples) == 20
+    assert rejected == {PARTS[0]: sum(expected.values())}
+    assert {file for _, _, file, _ in quarantine} == {str(path)}
+    rows = {reason: json.loads(text) for _, reason, _, text in quarantine}
+    assert rows["null user"] == row(100, user=None)
+
+
+def test_frames_have_the_schemas_of_the_tables(spark, tmp_path):
+    dataset = shop(write(tmp_path / "day.parquet", [row(n) for n in range(3)]))
+    frames = ingest_frames(spark, dataset, PARTS[:1])
+    for frame, schema in [
+        (frames.examples, examples_schema(dataset)),
+        (frames.labels, LABELS),
+        (frames.quarantine, QUARANTINE),
+    ]:
+        wanted = [(f.name, f.dataType) for f in from_arrow_schema(schema)]
+        assert [(f.name, f.dataType) for f in frame.schema] == wanted
+    assert frames.past_events is None
+    frames.release()
+
+
+def test_null_features_and_null_labels_are_no_faults(spark, tmp_path):
+    rows = [row(1, price=None, category=None), row(2, click=None), row(3)]
+    examples, labels, quarantine, *_ = collected(spark, shop(write(tmp_path / "d.parquet", rows)), PARTS[:1])
+    assert (len(examples), quarantine) == (3, [])
+    assert Counter(vertical for _, _, vertical, _, _ in labels) == {"all": 2, "cheap": 1}
+
+
+def test_labels_go_to_every_vertical_whose_filter_a_row_meets_and_are_known_after_delay_and_arrival(spark, tmp_path):
+    late = row(3, arrived=START + 5 * 3_600_000)
+    rows = [row(2), late, row(7)]
+    _, labels, *_ = collected(spark, shop(write(tmp_path / "d.parquet", rows)), PARTS[:1])
+    by_vertical = {
+        v: sorted((label, at - START) for _, _, vert, label, at in labels if vert == v) for v in ("all", "cheap")
+    }
+    two_hours, five_hours = 7_200_000, 18_000_000
+    assert by_vertical["all"] == sorted([(0, 2000 + two_hours), (1, five_hours), (1, 7000 + two_hours)])
+    assert by_vertical["cheap"] == sorted([(0, 2000 + two_hours), (1, five_hours)])
+
+
+def test_a_repeated_row_is_kept_once_the_earliest_to_arrive(spark, tmp_path):
+    first, again = row(1, price=3.0), row(1, price=4.0, arrived=START + 60_000)
+    for order in ([first, again, first], [again, first, first]):
+        path = write(tmp_path / f"{order[0]['price']}.parquet", [*order, row(2)])
+        examples, labels, quarantine, rejected, _ = collected(spark, shop(path), PARTS[:1])
+        assert len(examples) == len({e[1] for e in examples}) == 2
+        assert sorted(e[-1] for e in examples) == [2.0, 3.0]
+        assert len(labels) == 4
+        assert reasons(quarantine) == {"duplicate": 2}
+        assert rejected == {PARTS[0]: 2}
+        assert sorted(json.loads(text)["price"] for *_, text in quarantine) == [3.0, 4.0]
+
+
+def test_a_range_equals_its_partitions_singly_rejects_included(spark, tmp_path):
+    for day in range(3):
+        rows = [row(n, day) for n in range(10)]
+        rows += [row(90, day, user=None), row(91, day, time=None), row(3, day)]
+        write(tmp_path / f"{day}.parquet", rows)
+    write(tmp_path / "undated.parquet", [row(1, time=None)])
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is no Parquet file")
+    dataset = shop(tmp_path)
+    together = collected(spark, dataset, PARTS)
+    singly = [collected(spark, dataset, [part]) for part in PARTS]
+    for i in range(3):
+        assert together[i] == sorted((r for single in singly for r in single[i]), key=repr)
+    assert together[3] == {PARTS[0]: 5, PARTS[1]: 4, PARTS[2]: 4}
+    by_part = {part: {r for p, r, _, _ in together[2] if p == part} for part in PARTS}
+    assert by_part[PARTS[1]] == {"null user", "null event_ts", "duplicate", "unreadable file"}
+
+
+def test_rows_of_other_partitions_are_not_selected(spark, tmp_path):
+    path = write(tmp_path / "d.parquet", [row(1, 0), row(2, 1), row(3, 2)])
+    examples, *_ = collected(spark, shop(path), [PARTS[1]])
+    assert [e[0] for e in examples] == [PARTS[1]]
+
+
+def test_a_truncated_file_is_named_and_the_others_pass(spark, tmp_path):
+    write(tmp_path / "a.parquet", [row(n) for n in range(50)])
+    whole = write(tmp_path / "b.parquet", [row(60 + n) for n in range(50)]).read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    examples, _, quarantine, rejected, _ = collected(spark, shop(tmp_path), PARTS[:1])
+    assert len(examples) == 50
+    assert reasons(quarantine) == {"unreadable file": 2}
+    assert {file for _, _, file, _ in quarantine} == {str(tmp_path / "b.parquet"), str(tmp_path / "empty.parquet")}
+    assert all(why for *_, why in quarantine)
+    assert rejected == {PARTS[0]: 2}
+
+
+def test_a_file_that_breaks_while_its_rows_are_read_is_named_and_the_others_pass(spark, tmp_path):
+    write(tmp_path / "a.parquet", [row(n) for n in range(50)])
+    path = write(tmp_path / "b.parquet", [row(60 + n) for n in range(50)])
+    data = bytearray(path.read_bytes())
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    examples, _, quarantine, *_ = collected(spark, shop(tmp_path), PARTS[:1])
+    assert len(examples) == 50
+    assert [(reason, file) for _, reason, file, _ in quarantine] == [("unreadable file", str(path))]
+
+
+def test_too_many_bad_files_fail_with_their_names(spark, tmp_path):
+    write(tmp_path / "a.parquet", [row(1)])
+    (tmp_path / "b.parquet").write_bytes(b"no")
+    with pytest.raises(BadDataError, match=r"1 of 2 files cannot be read, allowed are 5.0%: .*b\.parquet"):
+        ingest_frames(spark, shop(tmp_path, checks={"max_reject_share": 0.05}), PARTS[:1])
+
+
+def test_too_many_bad_rows_fail_with_the_counts_by_reason(spark, tmp_path):
+    rows = [row(n) for n in range(20)] + [row(30, user=None), row(31, user=None), row(32, price=math.inf)]
+    path = write(tmp_path / "d.parquet", rows)
+    with pytest.raises(BadDataError, match=r"3 of 23 rows .* allowed are 10.0%: null user 2, non-finite price 1;"):
+        ingest_frames(spark, shop(path, checks={"max_reject_share": 0.1}), PARTS[:1])
+
+
+def test_a_changed_type_stops_naming_column_expected_and_got(spark, tmp_path):
+    write(tmp_path / "a.parquet", [row(1)])
+    changed = SCHEMA.set(0, pa.field("user", pa.string()))
+    write(tmp_path / "b.parquet", [row(2, user="two")], changed)
+    with pytest.raises(BadDataError, match=r"b\.parquet: column user has another type: expected bigint, got string"):
+        ingest_frames(spark, shop(tmp_path), PARTS[:1])
+
+
+def test_an_expected_type_is_held_to(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1)])
+    expected = {name: "bigint" for name in ("user", "item", "time", "arrived")}
+    with pytest.raises(BadDataError, match=r"column item has another type: expected bigint, got int"):
+        ingest_frames(spark, shop(path, source={"expected_columns": expected}), PARTS[:1])
+
+
+def test_a_missing_column_stops_by_name(spark, tmp_path):
+    write(tmp_path / "a.parquet", [row(1)])
+    write(tmp_path / "b.parquet", [row(2)], SCHEMA.remove(SCHEMA.get_field_index("click")))
+    with pytest.raises(BadDataError, match=r"b\.parquet: column click is missing; expected double"):
+        ingest_frames(spark, shop(tmp_path), PARTS[:1])
+
+
+def test_an_unknown_column_is_a_named_warning(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1) | {"surprise": 1}], SCHEMA.append(pa.field("surprise", pa.int32())))
+    expected = {"user": "bigint", "item": "int", "time": "long", "arrived": "bigint", "price": "double"}
+    expected |= {"category": "string", "click": "double", "share": "double"}
+    examples, _, _, _, warnings = collected(spark, shop(path, source={"expected_columns": expected}), PARTS[:1])
+    assert len(examples) == 1
+    assert len(warnings) == 1
+    assert "['surprise']" in warnings[0]
+
+
+def test_an_empty_partition_and_an_empty_folder_are_valid(spark, tmp_path):
+    path = write(tmp_path / "full" / "a.parquet", [row(1)])
+    assert collected(spark, shop(path), [PARTS[2]])[:4] == ([], [], [], {})
+    (tmp_path / "empty").mkdir()
+    assert collected(spark, shop(tmp_path / "empty"), PARTS[:1])[:4] == ([], [], [], {})
+    write(tmp_path / "none.parquet", [])
+    assert collected(spark, shop(tmp_path / "none.parquet"), PARTS[:1])[:4] == ([], [], [], {})
+
+
+def test_a_wrong_expression_names_field_sql_and_columns(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1)])
+    features = {
+        "price": {"value": "prize + 1", "kind": "numeric"},
+        "category": {"value": "category", "kind": "categorical"},
+    }
+    with pytest.raises(ContractError, match=r"features\.price\.value: 'prize \+ 1' .*user, item, time"):
+        ingest_frames(spark, shop(path, features=features), PARTS[:1])
+
+
+def test_a_vertical_filters_examples_not_source_columns(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1)])
+    verticals = {"all": {"label": "click", "where": "arrived > 0", "features": ["price"]}}
+    with pytest.raises(ContractError, match=r"verticals\.all\.where: 'arrived > 0'"):
+        ingest_frames(spark, shop(path, verticals=verticals), PARTS[:1])
+
+
+def test_parts_are_one_contiguous_range(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1)])
+    with pytest.raises(ContractError, match="one contiguous, ascending range"):
+        ingest_frames(spark, shop(path), [PARTS[0], PARTS[2]])
+
+
+def test_a_source_without_any_readable_time_says_so(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1, time=None)])
+    with pytest.raises(BadDataError, match="event_ts: no row of the source has a readable event time"):
+        ingest_frames(spark, shop(path), PARTS[:1])
+
+
+def test_source_parts_are_the_first_and_last_partition_with_good_rows(spark, tmp_path):
+    path = write(tmp_path / "a.parquet", [row(1, 2), row(1, 0), row(1, -3, user=None)])
+    assert source_parts(spark, shop(path)) == (PARTS[0], PARTS[2])
+
+
+def test_reading_one_partition_skips_row_groups_of_others(spark, tmp_path):
+    """Parquet prunes by statistics: a row group of another day whose pages are destroyed is never touched."""
+    rows = pa.Table.from_pylist([row(n, day) for day in range(3) for n in range(40)], schema=SCHEMA)
+    path = tmp_path / "sorted.parquet"
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for day in range(3):
+            writer.write_table(rows.slice(40 * day, 40))
+    first = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    data[first.dictionary_page_offset or first.data_page_offset : first.data_page_offset + 40] = bytes(
+        first.data_page_offset + 40 - (first.dictionary_page_offset or first.data_page_offset)
+    )
+    path.write_bytes(data)
+    examples, _, quarantine, *_ = collected(spark, shop(path), [PARTS[2]])
+    assert (len(examples), quarantine) == (40, [])
+    assert len({e[3] for e in examples}) == 5
