@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import vm_feed
-from benchmarks.harness import Report
+from benchmarks.harness import BenchmarkError, Report
 from benchmarks.peers.environment import CACHE, PINNED, PROGRAM, peer_python, run_peer
 from benchmarks.vm_feed import PeerSettings, fuxictr_deepfm
 
@@ -75,3 +75,17 @@ def test_fuxictr_learns_planted_effects(tmp_path):
     assert len(result["epoch_seconds"]) == len(result["valid_logloss"]) == 2
     assert 0 < result["memory_seconds"] <= 10 * min(result["epoch_seconds"])
     assert result["valid_logloss"][-1] < 0.56
+
+
+def test_a_loader_that_fails_is_left_out_and_without_any_there_is_no_figure(monkeypatch):
+    def answer(python, task):
+        if task["loader"] == "parquet":
+            raise BenchmarkError("FuxiCTR failed: no Ray")
+        return {"rows": 100, "epoch_seconds": [1.0, 2.0], "memory_seconds": 1.0, "valid_logloss": [0.1]}
+
+    monkeypatch.setattr(vm_feed, "run_peer", answer)
+    both = PeerSettings(loaders=[("parquet", 1), ("npz", 0)], epochs=2, seeds=1, learning_rate=0.001)
+    assert fuxictr_deepfm(PROGRAM, {"valid_entropy": 0.5}, both, Report("vm_feed"))[0] == 50.0
+    broken = both.model_copy(update={"loaders": [("parquet", 1)]})
+    with pytest.raises(BenchmarkError, match="none of FuxiCTR's loaders"):
+        fuxictr_deepfm(PROGRAM, {"valid_entropy": 0.5}, broken, Report("vm_feed"))
