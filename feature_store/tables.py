@@ -17,11 +17,12 @@ from feature_store.ledger import FAILED, Ledger, Scope
 from feature_store.schemas import PARTITION_COLUMNS, table_schema
 from feature_store.spaces import SPACES, SpaceRegistry
 from feature_store.store_files import DataFile, Location, matching_files, read_files
+from feature_store.store_log import DeltaLog
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-RETENTION = "interval 365 days"
+RETENTION_DAYS = 365
 
 _MADE_BY = {
     "examples": "ingest",
@@ -48,6 +49,7 @@ class TableStore:
         self._location = Location(root)
         self._dataset = dataset
         self.root = self._location.root
+        self.clock = dataset.clock
         self.ledger = Ledger(self._location)
 
     def schema(self, table: str) -> pa.Schema:
@@ -58,9 +60,17 @@ class TableStore:
         """The table's folder or URI, as Spark spells it."""
         return self._location.spark(table)
 
+    def uri(self, table: str) -> str:
+        """The table's folder or URI, as delta-rs spells it."""
+        return self._location.uri(table)
+
+    def log(self, table: str) -> DeltaLog:
+        """The table's Delta log."""
+        return DeltaLog(self._location.filesystem(table))
+
     def exists(self, table: str) -> bool:
         """Whether anything was ever written to the table."""
-        return DeltaTable.is_deltatable(self._location.uri(table))
+        return DeltaTable.is_deltatable(self.uri(table))
 
     def newest(self, table: str) -> int:
         """Newest Delta version of a table that has no ledger entries (evaluations, spaces)."""
@@ -82,8 +92,7 @@ class TableStore:
         Raises:
             ContractError: the partitions are not contiguous.
         """
-        clock = self._dataset.clock
-        if not parts or list(parts) != clock.between(parts[0], parts[-1]):
+        if not parts or list(parts) != self.clock.between(parts[0], parts[-1]):
             raise ContractError(f"{table}: got partitions {_some(parts)}; allowed: a contiguous, ascending range")
         return commits.begin(self.ledger, table, scope, list(parts), step, reads)
 
@@ -171,7 +180,7 @@ class TableStore:
         wanted: dict[str, Iterable[str]] = {column: [value] for column, value in scope.items()}
         if parts is not None:
             wanted["part"] = list(parts)
-        return matching_files(self._open(table, version), self._location.uri(table), wanted)
+        return matching_files(self._open(table, version), self.uri(table), wanted)
 
     def arrow(
         self,
@@ -184,7 +193,7 @@ class TableStore:
         """Rows of ``parts`` (None: all) at a pinned version, partition columns included; no Spark needed."""
         files = self.files(table, version, scope, parts)
         names = list(columns) if columns is not None else None
-        uri = self._location.uri(table)
+        uri = self.uri(table)
         return read_files(files, uri, self._location.filesystem(table), self.schema(table), names)
 
     def append_arrow(self, table: str, rows: pa.Table) -> None:
@@ -196,18 +205,18 @@ class TableStore:
         if rows.schema.remove_metadata() != self.schema(table):
             raise ValidationError(f"{table}: got columns\n{rows.schema}\nallowed:\n{self.schema(table)}")
         self._create(table)
-        write_deltalake(self._location.uri(table), rows, mode="append")
+        write_deltalake(self.uri(table), rows, mode="append")
 
     def _within(self, parts: list[str]) -> str:
         if not parts:
             return "false"
-        if parts == self._dataset.clock.between(parts[0], max(parts)):
+        if parts == self.clock.between(parts[0], max(parts)):
             return f"part >= '{parts[0]}' AND part <= '{parts[-1]}'"
         return "part IN ({})".format(", ".join(f"'{part}'" for part in parts))
 
     def _open(self, table: str, version: int | None) -> DeltaTable:
         try:
-            return DeltaTable(self._location.uri(table), version=None if version is None else int(version))
+            return DeltaTable(self.uri(table), version=None if version is None else int(version))
         except TableNotFoundError as error:
             raise MissingInputError(self._missing(table, {}, {})) from error
 
@@ -217,7 +226,7 @@ class TableStore:
         schema = self.schema(table)
         try:
             DeltaTable.create(
-                self._location.uri(table),
+                self.uri(table),
                 schema,
                 mode="ignore",
                 partition_by=PARTITION_COLUMNS.get(table, []),
@@ -279,7 +288,8 @@ def _settings(schema: pa.Schema) -> dict[str, str]:
         if skipping
         else {"delta.dataSkippingNumIndexedCols": "0"}
     )
-    retention = {"delta.logRetentionDuration": RETENTION, "delta.deletedFileRetentionDuration": RETENTION}
+    interval = f"interval {RETENTION_DAYS} days"
+    retention = {"delta.logRetentionDuration": interval, "delta.deletedFileRetentionDuration": interval}
     return retention | statistics
 
 
