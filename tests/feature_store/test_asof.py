@@ -18,7 +18,7 @@ CLOCKS = [
     {"grain": "6h", "lag": "7h"},
 ]
 worlds = given(changes=st.sampled_from(CLOCKS), seed=st.integers(0, 10_000))
-few = settings(max_examples=4, deadline=None)
+few = settings(max_examples=3, deadline=None)
 
 
 def fm_rows(spark, config, data, parts):
