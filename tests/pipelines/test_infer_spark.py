@@ -41,6 +41,10 @@ def inputs(spark, tmp_path_factory):
 
 
 def space(model, digest=None):
+    return space_of(model.path, digest or model.digest)
+
+
+def space_of(path, digest):
     return SpaceRecord(
         space_id="fm-test",
         inputs_id="in-test",
@@ -50,8 +54,8 @@ def space(model, digest=None):
         dim=8,
         bits=4,
         captures=["mlp.0"],
-        model_path=model.path,
-        model_digest=digest or model.digest,
+        model_path=path,
+        model_digest=digest,
         run_id="",
         state="active",
     )

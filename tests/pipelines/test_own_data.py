@@ -45,6 +45,7 @@ def test_check_tells_what_would_be_rejected(shop: Path, capsys: pytest.CaptureFi
     assert "unparsable event_ts" in printed
 
 
+@pytest.mark.slow
 def test_csv_files_to_the_report(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = ["base", "control", "loopfm", "loopfm_kd"]
     assert main(["run", str(SHOP / "shop.yaml"), "--arms", *arms]) == 0
