@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,24 @@ class EncodedTokens(NamedTuple):
 
     centred: Tensor
     scale: Tensor
+
+
+class InverseDeviation(torch.autograd.Function):
+    """1 / sqrt(mean of squares + epsilon) over the last dimension, in one pass each way: [.., D] -> [..]."""
+
+    @staticmethod
+    def forward(ctx: Any, centred: Tensor) -> Tensor:
+        """[.., D] -> [..]."""
+        mean_square = torch.linalg.vector_norm(centred, dim=-1).square_() / centred.shape[-1]
+        scale = (mean_square + _LAYER_NORM_EPSILON).rsqrt_()
+        ctx.save_for_backward(centred, scale)
+        return scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """d scale / d x = -scale^3 * x / D."""
+        centred, scale = ctx.saved_tensors
+        return centred * (gradients[0] * scale.pow(3) / -centred.shape[-1])[..., None]
 
 
 def log_age(age_hours: Tensor) -> Tensor:
@@ -186,7 +204,7 @@ class HistoryReader(nn.Module):
         # Centring the weights centres what they make.
         weight, bias = self.project.weight, self.project.bias
         centred = F.linear(self.tokens(tokens), weight - weight.mean(dim=0), bias - bias.mean())
-        return EncodedTokens(centred, (centred.square().mean(dim=-1) + _LAYER_NORM_EPSILON).rsqrt())
+        return EncodedTokens(centred, InverseDeviation.apply(centred))
 
     def _pool(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
         weights = torch.cat([reader(encoded, tokens, query) for reader in self.kinds], dim=1)

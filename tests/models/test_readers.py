@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.codec import pack
 from models.config import ReaderConfig
-from models.readers import HistoryReader
+from models.readers import HistoryReader, InverseDeviation
 from models.vm_data import NEVER, HistoryBatch, TokenPool, gather_tokens
 from tests.models.vm_files import CODE_DIM, HOUR, INPUTS, START
 
@@ -164,3 +164,12 @@ def test_half_lives_are_learned():
     read = reader(HistoryBatch(torch.tensor([1, 2]), pool), torch.full((2,), START + 101 * HOUR), torch.zeros(2, 0))
     read.square().sum().backward()
     assert (reader.kinds[0].log_half_life.grad != 0).any()
+
+
+def test_the_gradient_of_layer_norm_in_pooling_is_exact():
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(InverseDeviation.apply, (x,))
+    expected = torch.nn.functional.layer_norm(x, (5,))
+    centred = x - x.mean(dim=-1, keepdim=True)
+    torch.testing.assert_close(centred * InverseDeviation.apply(centred)[..., None], expected)
