@@ -178,7 +178,7 @@ def draw_items(
     after_mine = mine[:, None] & (points >= (eligible.upto[place] - gap)[:, None])
     index = np.searchsorted(eligible.upto, points + np.where(after_mine, gap[:, None], 0.0), side="right")
     index = _off_own(np.minimum(index, last), place, mine, last)
-    chance = np.minimum(1.0, k * weight[index] / np.maximum(rest, np.finfo(float).tiny)[:, None])
+    chance = np.minimum(1.0, k * weight[index] / np.where(rest > 0, rest, 1.0)[:, None])
     drawn = np.broadcast_to((rest > 0)[:, None], index.shape).copy()
     drawn[:, 1:] &= index[:, 1:] != index[:, :-1]
     return np.where(drawn, eligible.code[index], -1), chance
