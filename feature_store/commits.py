@@ -21,8 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feature_store.errors import SupersededError
+from feature_store.errors import FeatureStoreError, SupersededError
 from feature_store.ledger import DONE, RUNNING, Ledger, LedgerEntry, Scope, now_ms
+from feature_store.session import MASTER_SETTING, MEMORY_SETTING
 from feature_store.store_log import COMMIT_KEY
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def write(ledger: Ledger, attempt: Attempt, frame: DataFrame, path: str, metadat
             _overwrite(frame, path, attempt.predicate, metadata)
             return
         except Exception as error:
+            _raise_if_out_of_memory(attempt, error)
             if not _conflict(error):
                 raise
             require_current(ledger, attempt)
@@ -213,6 +215,20 @@ def _overwrite(frame: DataFrame, path: str, predicate: str, metadata: str) -> No
     writer = frame.write.format("delta").mode("overwrite")
     writer = writer.option("replaceWhere", predicate).option("userMetadata", metadata).option("compression", "zstd")
     writer.option("maxRecordsPerFile", MAX_ROWS_PER_FILE).save(path)
+
+
+def _raise_if_out_of_memory(attempt: Attempt, error: Exception) -> None:
+    text = str(error)
+    if "OutOfMemoryError" in text:
+        raise FeatureStoreError(
+            f"{attempt}: Spark's heap is too small for this range; raise {MEMORY_SETTING} (as in 4g), or write fewer "
+            "partitions at once"
+        ) from error
+    if "Python worker exited unexpectedly" in text:
+        raise FeatureStoreError(
+            f"{attempt}: a Python worker was killed, most likely for lack of memory, which lies outside Spark's heap; "
+            f"lower {MEMORY_SETTING}, or run fewer workers at once ({MASTER_SETTING}=local[1])"
+        ) from error
 
 
 def _conflict(error: Exception) -> bool:

@@ -94,32 +94,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def why_stale(
-    entry: LedgerEntry | None, step_version: int, definition: str, inputs: Iterable[LedgerEntry]
-) -> str | None:
-    """Why a partition has to be made again, in words; None when it is done and current.
-
-    Args:
-        entry: the partition's entry; None when there is none.
-        step_version: version of the step as it is now.
-        definition: digest of the step's declared settings as they are now.
-        inputs: entries of all partitions that the step would read now.
-    """
-    if entry is None:
-        return "missing"
-    if not entry.done:
-        return entry.state
-    if entry.step_version != step_version:
-        return f"step version {entry.step_version} -> {step_version}"
-    if entry.definition != definition:
-        return "settings changed"
-    for source in inputs:
-        read = max((v for name, v in entry.versions_read.items() if name.split("@")[0] == source.table), default=-1)
-        if source.done and source.version_written is not None and source.version_written > read:
-            return f"{source.table} {source.part} is newer"
-    return None
-
-
 class Ledger:
     """The ledger of one data set's tables. One instance may be shared by threads."""
 

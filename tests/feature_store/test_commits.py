@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from deltalake import DeltaTable
 
 from feature_store import commits
 from feature_store.commits import Pin
-from feature_store.errors import ContractError, MissingInputError, SupersededError
+from feature_store.errors import ContractError, FeatureStoreError, MissingInputError, SupersededError
 from feature_store.ledger import Ledger
 from feature_store.tables import TableStore
 from tests.conftest import make_dataset
@@ -228,6 +230,16 @@ def test_a_kill_between_commit_and_ledger_loses_nothing(spark, store, monkeypatc
     entry = after.ledger.coverage("labels", {})[DAY_1]
     assert (entry.state, entry.rows, entry.rejected, entry.attempt) == ("done", 2, 1, 1)
     assert entry.token == attempt.token
+
+
+def test_a_killed_python_worker_names_the_setting(spark, store):
+    def killed(batches):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from batches
+
+    rows = frame(spark, store, "labels", [label(store, DAY_1, 1)])
+    with pytest.raises(FeatureStoreError, match=r"Python worker was killed.*LOOPFM_SPARK_MEMORY"):
+        store.commit(store.begin("labels", {}, [DAY_1], STEP, {}), rows.mapInArrow(killed, rows.schema))
 
 
 def test_attempts_that_begin_at_once_have_an_order(store):

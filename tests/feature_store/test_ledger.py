@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from feature_store import ledger as ledger_module
 from feature_store.commits import Attempt, StepInfo
-from feature_store.ledger import DONE, FAILED, RUNNING, Ledger, why_stale
+from feature_store.ledger import DONE, FAILED, RUNNING, Ledger
 from feature_store.store_files import Location
 from feature_store.tables import TableStore
 from tests.conftest import make_dataset
@@ -111,27 +111,6 @@ def test_twenty_thousand_rows_are_read_within_a_second(ledger):
     again = time.process_time() - start
     assert first < 1.0
     assert again < 0.1
-
-
-@pytest.mark.parametrize(
-    ("change", "inputs", "reason"),
-    [
-        ({}, [], None),
-        (None, [], "missing"),
-        ({"state": RUNNING}, [], "running"),
-        ({"step_version": 0}, [], "step version 0 -> 1"),
-        ({"definition": "older"}, [], "settings changed"),
-        ({}, [("examples", 7)], None),
-        ({}, [("examples", 8)], f"examples {DAY_1} is newer"),
-        ({"versions_read": {"examples": 0}}, [("examples", 0)], None),
-        ({"versions_read": {"examples@raw": 7}}, [("examples", 7)], None),
-        ({}, [("labels", 0)], f"labels {DAY_1} is newer"),
-    ],
-)
-def test_why_stale_names_the_reason(change, inputs, reason):
-    entry = None if change is None else replace(done(attempt(), 9)[0], **change)
-    sources = [done(attempt(table=table), version)[0] for table, version in inputs]
-    assert why_stale(entry, 1, "settings-1", sources) == reason
 
 
 def test_the_ledger_is_rebuilt_from_the_log(spark, tmp_path):
