@@ -1,7 +1,7 @@
 """Wall time of a day of a million rows, from source files to trained VMs, against the sum of its bare parts.
 
 Bare parts, each alone in the same run: scanning the source, the bare FM loop of ``fm_inference``, writing the day's
-tables from rows computed before, and one epoch of the VMs (method.md section 4, two keys of 50 tokens) on batches that
+tables from rows computed before, and one epoch of the VMs (two keys of 50 tokens) on batches that
 lie ready in memory.
 """
 

@@ -1,7 +1,7 @@
 """EB-NeRD: what a run costs from raw files to the report, and what the FM's vectors are worth over three seeds.
 
-The protocol is method.md section 4's at hourly partitions and 5 minutes of lag (conf/ebnerd.yaml); the readers of
-LoopFM and of its control are item-keyed here.
+The protocol is that of conf/ebnerd.yaml: hourly partitions and 5 minutes of lag; the readers of LoopFM and of its
+control are item-keyed here.
 """
 
 from __future__ import annotations

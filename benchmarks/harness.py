@@ -203,18 +203,6 @@ def timed(report: Report, label: str) -> Iterator[Stopwatch]:
     report.say(f"{label}: {watch.seconds:.2f} s")
 
 
-def seconds_of(action: Callable[[], object], repeats: int = 1, warmups: int = 0) -> float:
-    """Fastest wall time of ``action`` over ``repeats`` calls that follow ``warmups`` untimed ones."""
-    for _ in range(warmups):
-        action()
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def _arguments(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--conf", type=Path, help=f"settings (default: benchmarks/conf/{name}.yaml)")

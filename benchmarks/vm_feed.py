@@ -1,6 +1,6 @@
 """The feed of the vertical models: against tensors in memory, and the whole trainer against FuxiCTR's.
 
-1. The VM of method.md section 4 with two keys of 50 tokens, the feed holding at most a quarter of the rows: samples/s
+1. The VM of conf/ebnerd.yaml with two keys of 50 tokens, the feed holding at most a quarter of the rows: samples/s
    over epochs 2 and 3 from Delta / of the same training steps on batches that lie ready in memory.
 2. DeepFM without histories, from Delta by our trainer / by FuxiCTR's own trainer and loader on the same rows.
 """

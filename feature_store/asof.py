@@ -5,7 +5,7 @@ Rows pass from shuffle to shuffle and gather columns on the way; each time the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -29,8 +29,6 @@ from feature_store.asof_rows import (
 from feature_store.asof_spark import as_of_clock, shuffled
 from feature_store.config import DatasetConfig
 from feature_store.schemas import fm_inputs_schema
-
-Worker = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def fm_inputs_frame(

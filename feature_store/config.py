@@ -60,7 +60,7 @@ class JoinConfig(Strict):
 
 
 class NegativeSampling(Strict):
-    """Negatives for click-only data (method 5.7): every source row is a positive, and items seen before it are drawn.
+    """Negatives for click-only data: every source row is a positive, and items seen before it are drawn.
 
     The law, exactly (``sources/negatives.py``): for a positive at t let h be the start of its ``bucket``; an item
     counts the source rows that hold it in [h - window, h). Items with count c > 0, the positive's own apart, are drawn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from feature_store.errors import MissingInputError, MixedSpacesError
+from feature_store.errors import MissingInputError
 
 if TYPE_CHECKING:
     from feature_store.tables import TableStore
@@ -96,19 +96,6 @@ class SpaceRegistry:
     def close(self, space_id: str) -> None:
         """Stop writing a space; its tables stay readable."""
         self.add(replace(self.get(space_id), state=CLOSED))
-
-    @staticmethod
-    def require_same(space_a: str, space_b: str) -> None:
-        """Vectors of two spaces never meet.
-
-        Raises:
-            MixedSpacesError: they differ; names both.
-        """
-        if space_a != space_b:
-            raise MixedSpacesError(
-                f"vectors of space {space_a} and of space {space_b} cannot be used together: write the partitions of "
-                f"one space for both (a backfill), or train a new vertical model on {space_b}"
-            )
 
     def _rows(self) -> list[dict[str, str]]:
         if not self._store.exists("spaces"):

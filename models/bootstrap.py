@@ -1,4 +1,4 @@
-"""95 % paired intervals: a two-level bootstrap over seeds and users (method.md section 6)."""
+"""95 % paired intervals: a two-level bootstrap over seeds and users."""
 
 from __future__ import annotations
 

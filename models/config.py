@@ -75,7 +75,7 @@ Block = Annotated[MlpBlock | CrossBlock | DotBlock | SelfAttentionBlock, Field(d
 
 
 class CodecConfig(Strict):
-    """Compression of captured activations to ``dim`` values of ``bits`` bits (method 1.2)."""
+    """Compression of captured activations to ``dim`` values of ``bits`` bits (LoopFM, arXiv 2605.29280)."""
 
     dim: int = Field(default=16, ge=2, le=256)
     prefixes: list[int] = Field(default=[4, 8, 16], description="Matryoshka prefixes; the last is dim")
@@ -115,7 +115,7 @@ class ReaderConfig(Strict):
     """Turns one key's history into vectors.
 
     tokens ``fm``: z, logit p, residual y-p and z*(y-p) where the label is visible, label, log age; ``raw``: entity ids,
-    label, log age; ``control``: the positions of fm tokens with label and log age only (method 5.8).
+    label, log age; ``control``: the positions of fm tokens with label and log age only.
     """
 
     key: str = Field(description="a key of dataset.histories.keys")

@@ -1,4 +1,4 @@
-"""What figures are computed from: scores of evaluated rows and the metrics of method.md section 6 (numpy only)."""
+"""What figures are computed from: scores of evaluated rows and its metrics (numpy only)."""
 
 from __future__ import annotations
 

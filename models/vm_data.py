@@ -18,7 +18,6 @@ from models.config import FeatureSpec, ReaderConfig, Strict, VmConfig
 from models.errors import ModelConfigError
 
 RAW_SPACE = "raw"
-COUNTER_PREFIX = "counter_"
 NEVER = torch.iinfo(torch.int64).max
 UNKNOWN = -1
 

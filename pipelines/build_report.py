@@ -19,7 +19,6 @@ from pipelines.report_data import PartRow, ReportData, VerticalReport, Window, f
 from pipelines.summary import print_summary
 
 REPORT_FILE = "report.html"
-GATE_ARM = "gate"
 
 
 def rebuild_report(context: RunContext, out: Path | None = None) -> Path:

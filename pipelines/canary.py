@@ -1,4 +1,4 @@
-"""``loopfm canary``: proofs on the real pipeline that nothing leaks, and that a leak would be seen (method.md 5.9)."""
+"""``loopfm canary``: proofs on the real pipeline that nothing leaks, and that a leak would be seen."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_store.commits import Pin
-from feature_store.config import RAW_SPACE, DatasetConfig
+from feature_store.config import DatasetConfig
 from feature_store.spaces import SpaceRecord, SpaceRegistry
 from feature_store.tables import TableStore
 from pipelines.config import ProjectConfig, home, load_config
@@ -148,7 +148,3 @@ class RunContext:
         if not active:
             raise StepError(f"{self.origin}: no active space: run `loopfm train-fm {self.origin} ...` first")
         return active[-1]
-
-    def space_ids(self) -> list[str]:
-        """All active spaces, and the raw one."""
-        return [*(space.space_id for space in self.spaces.active()), RAW_SPACE]

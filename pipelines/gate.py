@@ -1,4 +1,4 @@
-"""The gate: may a challenger replace the champion? (method.md section 6, decided on NE, gAUC and calibration)."""
+"""The gate: may a challenger replace the champion? Decided on NE, gAUC and calibration."""
 
 from __future__ import annotations
 

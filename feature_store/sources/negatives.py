@@ -1,4 +1,4 @@
-"""Negatives for click-only data (method 5.7), drawn by popularity strictly before the event.
+"""Negatives for click-only data, drawn by popularity strictly before the event.
 
 The law. A positive at t lies in the bucket that starts at h. Let c_i be the source rows (after ``source.where``) that
 hold item i in [h - window, h), w_i = c_i ** power where c_i > 0, and W the sum of w_i without the positive's own item.

@@ -14,7 +14,6 @@ from benchmarks.harness import (
     at_most,
     benchmark,
     machine_facts,
-    seconds_of,
 )
 from feature_store.config import Strict
 
@@ -118,9 +117,3 @@ def test_json_holds_figures_settings_and_machine(conf, tmp_path):
 def test_a_figure_name_holds_no_blanks():
     with pytest.raises(BenchmarkError, match="blanks"):
         Report("size").add("two words", 1.0)
-
-
-def test_seconds_of_keeps_the_fastest_call_after_the_warmups():
-    calls = []
-    assert 0 <= seconds_of(lambda: calls.append(1), repeats=3, warmups=2) < 1
-    assert len(calls) == 5

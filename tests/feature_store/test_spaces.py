@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from feature_store.errors import MissingInputError, MixedSpacesError
+from feature_store.errors import MissingInputError
 from feature_store.spaces import SpaceRegistry
 from feature_store.tables import TableStore
 from tests.conftest import make_dataset
@@ -37,9 +37,3 @@ def test_an_unknown_space_names_those_that_exist(registry):
     registry.add(SPACE)
     with pytest.raises(MissingInputError, match=r"space fm-x is not registered \(known: \['fm-a'\]\).*train-fm"):
         registry.get("fm-x")
-
-
-def test_mixed_spaces_name_both():
-    SpaceRegistry.require_same("fm-a", "fm-a")
-    with pytest.raises(MixedSpacesError, match=r"fm-a and of space fm-b"):
-        SpaceRegistry.require_same("fm-a", "fm-b")
