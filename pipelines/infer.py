@@ -7,8 +7,6 @@ from typing import Any
 
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.fm_model import fm_files
-from pipelines.infer_spark import fm_outputs_frame
 from pipelines.step import PinnedInputs, Read, TableStep, write_table
 
 
@@ -26,6 +24,10 @@ def infer(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
         MissingInputError: fm_inputs of ``parts`` are missing.
         ArtifactError: the FM's file is not the one that the space names.
     """
+    # Torch takes seconds and hundreds of MB to import; a plan needs the declaration above only.
+    from pipelines.fm_model import fm_files
+    from pipelines.infer_spark import fm_outputs_frame
+
     scope = {"inputs_id": space.inputs_id}
     inputs = PinnedInputs(context, [Read("fm_inputs", scope, parts)])
     model = fm_files(context, space)
