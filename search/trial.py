@@ -1,0 +1,78 @@
+"""A trial: one configuration, and what its evaluation gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+TrialState = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective measured.
+
+    ``ne``: what the search minimises (NE of a VM; any finite number elsewhere). ``flops``: of one example, 0 where it
+    is no matter. ``curve``: ``ne`` after each epoch trained, the last epoch last. ``spent``: what the evaluation used
+    up (sample-epochs for VMs).
+    """
+
+    ne: float
+    flops: float = 0.0
+    curve: tuple[float, ...] = ()
+    spent: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation. ``ne`` and ``flops`` are None unless ``state`` is ``done``; ``error`` tells why it failed."""
+
+    id: int
+    config: dict[str, Any]
+    state: TrialState = "running"
+    ne: float | None = None
+    flops: float | None = None
+    curve: tuple[float, ...] = ()
+    spent: float = 0.0
+    error: str | None = None
+
+    def finished(self, outcome: Outcome) -> Trial:
+        """This trial with its result."""
+        return Trial(
+            self.id, self.config, "done", outcome.ne, outcome.flops, tuple(outcome.curve), outcome.spent
+        )  # fmt: skip
+
+    def failed(self, error: str) -> Trial:
+        """This trial with the reason of its failure."""
+        return Trial(self.id, self.config, "failed", error=error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "curve": list(self.curve)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        """The inverse of ``to_json``."""
+        return cls(**{**data, "curve": tuple(data["curve"])})
+
+
+def done(history: Sequence[Trial]) -> list[Trial]:
+    """Trials with a result, in order."""
+    return [trial for trial in history if trial.state == "done"]
+
+
+def value(trial: Trial) -> float:
+    """``ne`` of a done trial.
+
+    Raises:
+        ValueError: the trial has no result.
+    """
+    if trial.ne is None:
+        raise ValueError(f"trial {trial.id} is {trial.state}: it has no NE")
+    return trial.ne
+
+
+def best(history: Sequence[Trial]) -> Trial | None:
+    """The done trial of the lowest ``ne``, the earliest of equals; None where none is done."""
+    return min(done(history), key=value, default=None)
