@@ -1,0 +1,154 @@
+"""The search loop: ask, evaluate, tell; saved after each trial, resumable after a kill with the same next proposal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.errors import BudgetError, ConfigurationError, ProposalError, StateError
+from search.proposer import Proposer
+from search.runners import Objective, runner
+from search.trial import Trial
+
+FORMAT = 1
+
+
+@dataclass
+class SearchState:
+    """Where a search stands. ``told``: trials whose results the proposer has."""
+
+    trials: list[Trial] = field(default_factory=list)
+    told: int = 0
+
+
+class Search:
+    """One method on one objective.
+
+    Trials run in batches of ``k``: the proposer sees a batch's results when all of them are in.
+
+    Args:
+        proposer: proposes configurations of its space.
+        objective: evaluates one; pickled to other processes where ``k`` > 1 or a limit is set.
+        budget: trials of the whole search, failed ones included.
+        state_file: the search's state, replaced atomically after each trial; a search goes on from it. None: not saved.
+        k: trials evaluated at once.
+        time_limit_s: of one trial; it fails when it takes longer.
+        progress: called with one line a trial.
+
+    Raises:
+        BudgetError: ``budget`` or ``k`` is below 1.
+        StateError: ``state_file`` cannot be read, or is of another space, method or budget.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        objective: Objective,
+        *,
+        budget: int,
+        state_file: Path | None = None,
+        k: int = 1,
+        time_limit_s: float | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        if budget < 1 or k < 1:
+            raise BudgetError(f"got a budget of {budget} trials, k={k}; allowed: at least 1 of each")
+        self.proposer, self.objective, self.budget = proposer, objective, budget
+        self.state_file, self.k, self.time_limit_s, self.progress = state_file, k, time_limit_s, progress
+        self.state = SearchState()
+        if state_file is not None and state_file.exists():
+            self._load(state_file)
+
+    @property
+    def history(self) -> list[Trial]:
+        """Trials with a result, done or failed, by id."""
+        return [trial for trial in self.state.trials if trial.state != "running"]
+
+    def run(self, until: int | None = None) -> list[Trial]:
+        """Evaluate trials until ``until`` of them (the whole budget when absent) have a result; the history then.
+
+        Raises:
+            ProposalError: the proposer gave a configuration that its space does not hold, none, or more than asked.
+        """
+        goal = self.budget if until is None else min(until, self.budget)
+        with runner(self.objective, self.k, self.time_limit_s) as evaluate:
+            while self.state.told < goal:
+                if self.state.told == len(self.state.trials):
+                    self._ask(min(self.k, goal - self.state.told))
+                running = [trial for trial in self.state.trials if trial.state == "running"]
+                for trial in evaluate.run(running):
+                    self._keep(trial)
+                self.proposer.tell(self.state.trials[self.state.told :])
+                self.state.told = len(self.state.trials)
+                self._save()
+        return self.history
+
+    def _ask(self, k: int) -> None:
+        configs = self.proposer.ask(self.history, self.budget - self.state.told, k)
+        if not 1 <= len(configs) <= k:
+            raise ProposalError(f"{self._method} proposed {len(configs)} configurations; asked for {k}")
+        for config in configs:
+            try:
+                self.proposer.space.validate(config)
+            except ConfigurationError as error:
+                raise ProposalError(f"{self._method} proposed what its space does not hold: {error}") from error
+            self.state.trials.append(Trial(len(self.state.trials), config))
+        self._save()
+
+    def _keep(self, trial: Trial) -> None:
+        self.state.trials[trial.id] = trial
+        self._save()
+        if self.progress is not None:
+            result = f"{trial.ne:.5f}" if trial.ne is not None else f"failed: {trial.error}"
+            self.progress(f"trial {trial.id + 1} of {self.budget}: {result}")
+
+    @property
+    def _method(self) -> str:
+        return type(self.proposer).__name__
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "space": self.proposer.space.fingerprint,
+            "method": self._method,
+            "budget": self.budget,
+        }
+
+    def _save(self) -> None:
+        if self.state_file is None:
+            return
+        content = {
+            **self._identity,
+            "told": self.state.told,
+            "proposer": self.proposer.state_dict(),
+            "trials": [trial.to_json() for trial in self.state.trials],
+        }
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        written = self.state_file.with_name(self.state_file.name + ".new")
+        with written.open("w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(written, self.state_file)
+
+    def _load(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            found = {name: content[name] for name in self._identity}
+            trials = [Trial.from_json(data) for data in content["trials"]]
+            told, proposer = int(content["told"]), content["proposer"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(f"{path}: no saved search ({error!r}); delete the file to start anew") from error
+        for name, expected in self._identity.items():
+            if found[name] != expected:
+                raise StateError(
+                    f"{path}: {name} is {found[name]} there and {expected} here; "
+                    "go on with the settings it was started with, or delete the file to start anew"
+                )
+        self.state = SearchState(trials, told)
+        self.proposer.load_state_dict(proposer)
