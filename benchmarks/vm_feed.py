@@ -25,9 +25,9 @@ from benchmarks.projects import ProjectSettings, stop_spark, workspace
 from feature_store.config import Strict
 from feature_store.spaces import SpaceRecord
 from models.config import VmConfig
+from models.embedding import EMBEDDING_STD
 from models.feed import FeatureFeed
 from models.metrics import entropy
-from models.vm import EMBEDDING_STD
 from models.vm_data import VmInputs
 from models.vm_train import train_vm
 from pipelines.context import RunContext

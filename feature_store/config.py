@@ -266,6 +266,11 @@ class DatasetConfig(Strict):
         """Source features known at the event: the only ones that a model may read."""
         return {name: column for name, column in self.features.items() if column.known == "event"}
 
+    @property
+    def has_partials(self) -> bool:
+        """Whether a declaration looks back over partitions, so that fm-inputs writes partial sums."""
+        return bool(self.as_of or self.event_lists)
+
     def as_of_columns(self, name: str) -> list[str] | None:
         """Columns that the as-of declaration ``name`` makes, its within-impression columns included."""
         for feature in self.as_of:

@@ -32,7 +32,11 @@ class TrainConfig(Strict):
 
     learning_rate: float = Field(default=2e-3, gt=0)
     learning_rate_decay: float = Field(default=0.5, gt=0, le=1, description="factor on the learning rate each epoch")
-    weight_decay: float = Field(default=0.0, ge=0)
+    embedding_decay: float = Field(
+        default=0.0,
+        ge=0,
+        description="decay of embeddings towards 0, a step's share being this times the learning rate",
+    )
     batch_size: int = Field(default=1024, ge=1, description="global batch, over all processes")
     epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=1, ge=0, description="epochs without a better validation NE before stopping")

@@ -17,6 +17,7 @@ from models.checkpoint import load_artifact, save_artifact
 from models.config import TrainConfig
 from models.distributed import Processes, sum_gradients, sum_over_processes
 from models.errors import ArtifactError
+from models.optimizer import make_optimizer
 
 Batch = TypeVar("Batch")
 Terms = dict[str, tuple[Tensor, Tensor]]
@@ -74,9 +75,7 @@ class Trainer(Generic[Batch]):
         self.progress = progress
         self.history: list[EpochRecord] = []
         self._best = _copied(task.model)
-        self._optimizer = torch.optim.Adam(
-            task.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self._optimizer = make_optimizer(task.model, config)
 
     def fit(self) -> list[EpochRecord]:
         """Train; the model ends with the weights of the best epoch.

@@ -14,6 +14,7 @@ from models.errors import ModelConfigError
 from models.feed import FeatureFeed
 from models.losses import distillation_loss
 from models.metrics import evaluate
+from models.optimizer import make_optimizer
 from models.vm import VerticalModel
 from models.vm_artifact import VmArtifact
 from models.vm_data import VmBatch, VmInputs
@@ -96,12 +97,7 @@ class _TrainingRun:
         self.settings: TrainConfig = artifact.config.train
         self.device = choose_device(self.settings)
         self.model = artifact.model.to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(self.model, self.settings)
 
     def fit(self) -> VmTrainResult:
         curve: list[EpochRecord] = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.embedding import EmbeddingTable
 from models.errors import FeatureMismatchError
 from models.interactions import InputLinear, Layout
-from models.vm import EmbeddingTable, VerticalModel
+from models.vm import VerticalModel
 
 
 def copy_weights(old: VerticalModel, new: VerticalModel) -> None:

@@ -35,7 +35,7 @@ def fm_inputs(context: RunContext, parts: list[str]) -> None:
         )
 
     write_table(context, FM_INPUTS, reads.scope, parts, inputs.versions, build)
-    if context.dataset.as_of or context.dataset.event_lists:
+    if context.dataset.has_partials:
         write_partials(context, parts)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from feature_store.config import RAW_SPACE
-from feature_store.histories import segment_parts
+from feature_store.histories import segment_span
 from feature_store.ledger import LedgerEntry
 from feature_store.spaces import SpaceRecord
+from pipelines.asof_reads import PARTIALS
 from pipelines.context import RunContext
 from pipelines.features import FEATURES, HISTORIES
 from pipelines.fm_inputs import FM_INPUTS
@@ -36,11 +40,11 @@ class PartState:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Partitions of a table that one partition depends on."""
+    """Partitions of a table that one partition depends on: from the first to the last of ``span(part)``."""
 
     table: str
     scope: Scope
-    parts: Callable[[str], list[str]]
+    span: Callable[[str], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,36 @@ class Target:
         return " ".join([self.step.table, *self.scope.values()])
 
 
-Covered = list[tuple[Upstream, dict[str, LedgerEntry]]]
+class _Written:
+    """Versions of the done partitions of a table, in time order: thousands of spans are asked of them."""
+
+    def __init__(self, entries: Mapping[str, LedgerEntry]) -> None:
+        self._done = {part: entry.version_written or 0 for part, entry in entries.items() if entry.done}
+        self._parts = sorted(self._done)
+        self._versions = np.array([self._done[part] for part in self._parts], dtype=np.int64)
+
+    def newer(self, span: tuple[str, str], version: int) -> str | None:
+        """The first partition of ``span``, both ends included, that was written after ``version``."""
+        if span[0] == span[1]:
+            return span[0] if self._done.get(span[0], -1) > version else None
+        start, stop = bisect_left(self._parts, span[0]), bisect_right(self._parts, span[1])
+        places = np.flatnonzero(self._versions[start:stop] > version)
+        return self._parts[start + int(places[0])] if len(places) else None
+
+
+Covered = list[tuple[Upstream, _Written]]
 
 
 def source_targets(context: RunContext) -> list[Target]:
     """Tables that do not depend on a space."""
     own = (Upstream("examples", {}, _same), Upstream("labels", {}, _same))
     scope = {"inputs_id": context.inputs_id}
+    summed = [Target(PARTIALS, scope, own)] if context.dataset.has_partials else []
     return [
         Target(EXAMPLES, {}, ()),
         Target(LABELS, {}, ()),
         Target(FM_INPUTS, scope, own),
+        *summed,
         Target(SEGMENTS, {"space_id": RAW_SPACE}, own),
         _histories(context, RAW_SPACE),
     ]
@@ -88,19 +111,19 @@ def space_targets(context: RunContext, space: SpaceRecord) -> list[Target]:
 
 def _histories(context: RunContext, space_id: str) -> Target:
     scope = {"space_id": space_id}
-    segments = Upstream("segments", scope, lambda part: segment_parts(context.dataset, [part]))
+    segments = Upstream("segments", scope, lambda part: segment_span(context.dataset, part, part))
     return Target(HISTORIES, scope, (Upstream("examples", {}, _same), segments))
 
 
-def _same(part: str) -> list[str]:
-    return [part]
+def _same(part: str) -> tuple[str, str]:
+    return part, part
 
 
 def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[str, PartState]:
     """State of each of ``parts``."""
     entries = context.store.ledger.coverage(target.step.table, target.scope)
     info = target.step.info(context)
-    upstream = [(u, context.store.ledger.coverage(u.table, u.scope)) for u in target.upstream]
+    upstream = [(u, _Written(context.store.ledger.coverage(u.table, u.scope))) for u in target.upstream]
     states = {}
     for part in parts:
         entry = entries.get(part)
@@ -118,16 +141,10 @@ def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[s
 
 
 def _upstream_state(part: str, entry: LedgerEntry, upstream: Covered) -> tuple[str, str]:
-    versions = entry.versions_read
-    for source, entries in upstream:
-        for needed in source.parts(part):
-            other = entries.get(needed)
-            if (
-                other is not None
-                and other.state == DONE
-                and (other.version_written or 0) > versions.get(source.table, -1)
-            ):
-                return "stale", f"{source.table} {needed} was written again"
+    for source, written in upstream:
+        newer = written.newer(source.span(part), entry.versions_read.get(source.table, -1))
+        if newer is not None:
+            return "stale", f"{source.table} {newer} was written again"
     return DONE, ""
 
 

@@ -11,7 +11,7 @@ from pipelines.context import RunContext
 from pipelines.errors import GateError
 from pipelines.evaluate import compare_arms
 from pipelines.features import features, write_histories
-from pipelines.fm_inputs import fm_inputs
+from pipelines.fm_inputs import fm_inputs, write_partials
 from pipelines.infer import infer
 from pipelines.ingest import ingest
 from pipelines.measure import Figure
@@ -65,10 +65,15 @@ def run_loop(context: RunContext, windows: RunWindows, arms: list[Arm], seeds: i
 
 def prepare_sources(context: RunContext, windows: RunWindows) -> None:
     """Examples, labels, FM inputs and raw histories of the whole run."""
-    examples, labels, inputs, raw_segments, raw_histories = source_targets(context)
+    targets = {target.step.table: target for target in source_targets(context)}
+    examples, labels, inputs = targets["examples"], targets["labels"], targets["fm_inputs"]
+    raw_segments, raw_histories = targets["segments"], targets["histories"]
     parts = windows.parts
     _write(context, [examples, labels], parts, lambda todo_parts: ingest(context, todo_parts))
     _write(context, [inputs], parts, lambda todo_parts: fm_inputs(context, todo_parts))
+    # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
+    if "partials" in targets and (unsummed := todo(context, targets["partials"], parts)):
+        write_partials(context, unsummed)
     _write(context, [raw_segments], parts, lambda todo_parts: segments(context, None, todo_parts))
     _write(context, [raw_histories], windows.vm, lambda todo_parts: write_histories(context, None, todo_parts))
 
