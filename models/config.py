@@ -131,10 +131,23 @@ class ReaderConfig(Strict):
     length: int | None = Field(default=None, ge=1, description="newest tokens used; all stored ones when absent")
 
 
+class GraphBlock(Strict):
+    """One block of a VM of the architecture ``graph``; see models/graph_body.py for what each kind computes."""
+
+    kind: Literal["mlp", "cross", "dot", "gating", "sum", "self_attention"]
+    units: int = Field(ge=1, description="width of the block's output")
+    inputs: list[int] = Field(
+        min_length=1, description="rising; 0: the model's input, j: the j-th block, an earlier one"
+    )
+
+
 class VmConfig(Strict):
     """A vertical model."""
 
-    architecture: Literal["mlp", "deepfm", "dcn", "dlrm"] = "mlp"
+    architecture: Literal["mlp", "deepfm", "dcn", "dlrm", "graph"] = "mlp"
+    graph: list[GraphBlock] = Field(
+        default=[], description="blocks of the architecture graph, which needs at least one"
+    )
     embedding_dim: int = Field(default=8, ge=1)
     max_vocabulary: int = Field(default=200_000, ge=1)
     units: list[int] = Field(default=[64, 32], min_length=1)
@@ -149,3 +162,16 @@ class VmConfig(Strict):
         default="concat", description="additive: an empty history leaves the rest of the model as it is"
     )
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _graph_fits(self) -> Self:
+        if (self.architecture == "graph") != bool(self.graph):
+            raise ValueError(
+                f"vm.graph: got {len(self.graph)} blocks; allowed with architecture {self.architecture}: "
+                f"{'at least one' if self.architecture == 'graph' else 'none'}"
+            )
+        for place, block in enumerate(self.graph, start=1):
+            inputs = block.inputs
+            if inputs != sorted(set(inputs)) or not 0 <= inputs[0] <= inputs[-1] < place:
+                raise ValueError(f"vm.graph: block {place} reads {inputs}; allowed: some of 0 .. {place - 1}, rising")
+        return self

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from models.config import FeatureSpec, ReaderConfig, VmConfig
 from models.embedding import EmbeddingTable
 from models.errors import ModelConfigError
+from models.graph_body import GraphNetwork
 from models.interactions import NETWORKS, DenseTower, FieldLayout, InputLinear, Layout, VmFields
 from models.readers import HistoryReader
 from models.vm_data import VmBatch, VmInputs, history_key
 from models.vm_encoder import VmEncoder
+
+ARCHITECTURES = {**NETWORKS, "graph": GraphNetwork}
 
 
 def reader_name(reader: ReaderConfig) -> str:
@@ -69,7 +72,7 @@ class VerticalModel(nn.Module):
         self.keys = {reader_name(reader): history_key(reader) for reader in config.readers}
         reads: Layout = [(f"reader {name}", reader.width) for name, reader in readers.items()]
         additive = config.fusion == "additive" and reads
-        self.network = NETWORKS[config.architecture](config, layout._replace(reads=[] if additive else reads))
+        self.network = ARCHITECTURES[config.architecture](config, layout._replace(reads=[] if additive else reads))
         self.addition = None
         if additive:
             tower = DenseTower(reads, config.units, config.dropout, bias=False)

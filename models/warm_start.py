@@ -29,6 +29,8 @@ def copy_weights(old: VerticalModel, new: VerticalModel) -> None:
             f"architecture {old.config.architecture}, fusion {old.config.fusion} of the model to start from: the new "
             f"settings say {new.config.architecture}, {new.config.fusion}; keep them or train fresh"
         )
+    if old.config.graph != new.config.graph:
+        raise FeatureMismatchError("graph: the model to start from has other blocks; keep them or train fresh")
     modules = dict(new.named_modules())
     with torch.no_grad():
         new.bias.copy_(old.bias)
