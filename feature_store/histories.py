@@ -30,10 +30,15 @@ Batches = Iterator[pa.RecordBatch]
 
 def segment_parts(dataset: DatasetConfig, parts: list[str]) -> list[str]:
     """Partitions whose segments the histories of the contiguous ``parts`` may read: bounded by the retention."""
-    clock, first, last = dataset.clock, min(parts), max(parts)
+    return dataset.clock.between(*segment_span(dataset, min(parts), max(parts)))
+
+
+def segment_span(dataset: DatasetConfig, first: str, last: str) -> tuple[str, str]:
+    """First and last of the partitions whose segments the histories of ``first`` .. ``last`` may read."""
+    clock = dataset.clock
     oldest = clock.as_of(clock.start(first), dataset.lag) - dataset.histories.retention
     newest = clock.as_of(clock.end(last) - 1, dataset.lag) - 1
-    return clock.between(clock.part_of(oldest), clock.part_of(max(oldest, newest)))
+    return clock.part_of(oldest), clock.part_of(max(oldest, newest))
 
 
 def history_requests(dataset: DatasetConfig, examples: DataFrame, space: SpaceRecord | None) -> DataFrame:

@@ -111,8 +111,8 @@ class Ledger:
         """part -> state of that partition now, in time order."""
         with self._lock:
             self._refresh()
-            latest = self._index.latest[table, scope_text(scope)]
-            return {part: self._index.state(table, scope_text(scope), part) for part in sorted(latest)}
+            text = scope_text(scope)
+            return {part: self._index.state(table, text, part) for part in sorted(self._index.latest[table, text])}
 
     def scopes(self, table: str) -> list[Scope]:
         """Scopes of a table that the ledger has entries of."""
