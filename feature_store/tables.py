@@ -76,6 +76,10 @@ class TableStore:
         """Newest Delta version of a table that has no ledger entries (evaluations, spaces)."""
         return self._open(table, None).version()
 
+    def identity(self, table: str) -> str:
+        """The id that Delta gave a table when it was made; tables that are moved keep it."""
+        return str(self._open(table, None).metadata().id)
+
     def begin(
         self, table: str, scope: Scope, parts: Sequence[str], step: StepInfo, reads: Mapping[str, int]
     ) -> Attempt:

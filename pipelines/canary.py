@@ -81,8 +81,9 @@ def canary(context: RunContext, windows: RunWindows) -> CanaryResult:
 
 
 def scratch(context: RunContext, name: str, config: ProjectConfig) -> RunContext:
-    """A context of its own tables and models below ``canary/NAME``, so that proofs never touch the project's."""
-    return replace(context, config=config, root=f"{context.folder}/canary/{name}")
+    """A context of its own tables, runs and models below ``canary/NAME``: proofs never touch the project's."""
+    runs = f"sqlite:///{context.scratch}/canary-{name}.db"
+    return replace(context, config=config, root=f"{context.folder}/canary/{name}", tracking_uri=runs)
 
 
 def run_tables(context: RunContext, windows: RunWindows) -> SpaceRecord:

@@ -36,6 +36,7 @@ class RunContext:
         root: folder or URI below which tables, models and MLflow's local store lie.
         progress: gets one line at a time while a step works.
         run_id: names this invocation in the ledger (an Airflow run id, or ``cli``).
+        tracking_uri: MLflow's address; by default MLFLOW_TRACKING_URI, and where that is not set a file below ``root``.
     """
 
     config: ProjectConfig
@@ -43,6 +44,7 @@ class RunContext:
     root: str = field(default_factory=home)
     progress: Progress = print
     run_id: str = "cli"
+    tracking_uri: str | None = None
 
     @classmethod
     def load(cls, path: str | Path, **settings: object) -> RunContext:
@@ -86,11 +88,11 @@ class RunContext:
 
     @cached_property
     def registry(self) -> ModelRegistry:
-        """MLflow: MLFLOW_TRACKING_URI where set, else a SQLite file below the root."""
+        """MLflow's runs and models of this project."""
         base = self.root if "://" in self.root else str(Path(self.root).resolve())
         if "://" not in self.root:
             Path(base).mkdir(parents=True, exist_ok=True)
-        uri = os.environ.get(TRACKING_SETTING) or f"sqlite:///{base}/mlflow.db"
+        uri = self.tracking_uri or os.environ.get(TRACKING_SETTING) or f"sqlite:///{base}/mlflow.db"
         return ModelRegistry(uri, f"{base}/artifacts/{self.config.name}", f"loopfm-{self.config.name}")
 
     @cached_property

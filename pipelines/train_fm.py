@@ -47,12 +47,15 @@ def train_fm(
     }
     config = context.config.fm.model_copy(update={"train": context.config.fm.train.model_copy(update={"seed": seed})})
     heads = context.dataset.heads
-    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, parts, train_parts[-1], versions)
+    made_from = (context.store.identity("fm_inputs"), parts, train_parts[-1], versions)
+    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, *made_from)
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         context.progress(f"train-fm: already trained, run {finished.info.run_id}")
         return context.spaces.get(finished.data.tags["loopfm.space"])
     tags = {"loopfm.kind": "fm", "loopfm.commit": context.commit, "loopfm.seed": str(seed)}
+    tags |= {"loopfm.train": f"{train_parts[0]}..{train_parts[-1]}"}
+    tags |= {"loopfm.validation": f"{validation_parts[0]}..{validation_parts[-1]}"}
     tags |= {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
     with context.registry.run(f"fm seed {seed}", idempotency, tags) as run_id:
         with timed(context.progress, f"train-fm: {len(train_parts)} + {len(validation_parts)} partitions, seed {seed}"):

@@ -75,9 +75,8 @@ def train_vm(
     inputs = vm_inputs(context, vertical, space)
     windows = (train_parts, validation_parts)
     warm_from = start[0] if start else None
-    idempotency = digest(
-        "train-vm", STEP_VERSION, vertical, arm, seed, config, inputs, windows, pinned.versions, warm_from
-    )
+    made_from = (context.store.identity("features"), inputs, windows, pinned.versions, warm_from)
+    idempotency = digest("train-vm", STEP_VERSION, vertical, arm, seed, config, *made_from)
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         run_id = str(finished.info.run_id)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.canary import canary
+from pipelines.canary import canary, scratch
 from pipelines.interference import changed_rows
 from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
@@ -28,6 +28,13 @@ def test_a_pipeline_that_reads_one_partition_ahead_is_caught(loop: Loop) -> None
     assert changed["histories of FM tokens"] > 0
     assert changed["histories of raw tokens"] > 0
     assert changed["counters"] > 0
+
+
+def test_proofs_have_their_own_runs_even_beside_a_tracking_server(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    aside = scratch(loop.context, "honest", loop.context.config).registry
+    assert aside.tracking_uri.startswith("sqlite:///")
+    assert aside.tracking_uri != loop.context.registry.tracking_uri
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def killed(root: Path, table: str, boundary: str) -> None:
     # A file, not a pipe: the killed driver's JVM holds its end open until it notices.
     log = root.with_suffix(".log")
     with log.open("w") as output:
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, timeout=240)
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, timeout=600)
     assert done.returncode == -signal.SIGKILL, log.read_text()[-2000:]
 
 
