@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see docs/commands.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow check bench lock reference
+.PHONY: help env demo loop up down airflow test test-slow check bench lock reference
 
 export JAVA_HOME := $(shell scripts/system.sh --java)
 MISSING = $(shell scripts/system.sh 2>&1)
@@ -17,6 +17,18 @@ env: ## make or renew .venv and the cache of Delta's jars
 
 demo: env ## run the whole loop on a generated world (about 5 minutes)
 	@$(BIN)/loopfm run conf/demo.yaml
+
+loop: env ## run the same loop without Airflow, in one process
+	@$(BIN)/loopfm run conf/demo.yaml
+
+up: env ## start Airflow and MLflow's page on this machine
+	@$(BIN)/python -m pipelines.orchestration up $(if $(UPGRADE),--upgrade)
+
+down: env ## end what make up started
+	@$(BIN)/python -m pipelines.orchestration down
+
+airflow: env ## run Airflow's own command line: make airflow ARGS="dags list"
+	@$(BIN)/python -m pipelines.orchestration airflow $(ARGS)
 
 test: env ## run the tests (under 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest

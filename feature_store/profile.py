@@ -18,6 +18,7 @@ from feature_store.sources.expressions import lenient, resolve
 from feature_store.sources.past import judged_past_events
 from feature_store.sources.pipeline import judged_rows
 from feature_store.sources.reader import RawSource
+from feature_store.sources.span import Span
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,24 @@ class Profile:
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
 
-def profile(spark: SparkSession, dataset: DatasetConfig) -> Profile:
-    """Read the whole source once, and once more for duplicates; nothing is written.
+def profile(spark: SparkSession, dataset: DatasetConfig, parts: list[str] | None = None) -> Profile:
+    """Read the source once, and once more for duplicates; nothing is written.
+
+    Args:
+        parts: only events of this contiguous range (default: the whole source).
 
     Raises:
         ContractError: a setting does not fit the source.
         BadDataError: a column is missing or has another type, or no file can be read.
     """
     with lenient(spark):
-        return skipping_broken_files(spark, dataset, lambda skip: _profile(spark, dataset, skip))
+        return skipping_broken_files(spark, dataset, lambda skip: _profile(spark, dataset, skip, parts))
 
 
-def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str]) -> Profile:
-    source = judged_rows(spark, dataset, None, skip=skip, negatives=False)
+def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str], parts: list[str] | None) -> Profile:
+    clock = dataset.clock
+    span = Span(clock.start(parts[0]), clock.end(parts[-1])) if parts else None
+    source = judged_rows(spark, dataset, span, skip=skip, negatives=False)
     good: dict[str, Any] = {}
     reasons: dict[str, int] = {}
     if source.rows is not None:
@@ -151,7 +157,7 @@ def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str]) 
             reasons[DUPLICATE] = repeats
     raws = [source.raw]
     past = _past_events(spark, dataset, skip, reasons, raws)
-    clock, first, last = dataset.clock, good.get("first"), good.get("last")
+    first, last = good.get("first"), good.get("last")
     return Profile(
         name=dataset.name,
         files=source.raw.files,

@@ -63,6 +63,14 @@ def report_data(context: RunContext) -> ReportData:
     )
 
 
+def has_comparison(context: RunContext) -> bool:
+    """Whether any arms were compared yet, so that there is something to report."""
+    if not context.store.exists("evaluations"):
+        return False
+    arms = context.store.arrow("evaluations", context.store.newest("evaluations"), {}, None, ["arm"])
+    return bool(pc.any(pc.equal(arms["arm"], "base")).as_py())
+
+
 def _newest_comparisons(context: RunContext) -> pa.Table:
     """Rows of the newest comparison of arms of each vertical."""
     if not context.store.exists("evaluations"):

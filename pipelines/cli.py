@@ -6,8 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from pipelines import cli_operate
+from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ARMS
+from pipelines.orchestration.facts import save_facts
 
 EPILOG = """\
 Settings: LOOPFM_DATA root of data sets (default ../shared/data) · LOOPFM_HOME where tables, models and reports go
@@ -28,6 +31,17 @@ def _required_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day, included (default: --from)")
 
 
+def _reopened(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reopened", action="store_true", help="with one partition: also earlier ones that late rows re-opened"
+    )
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    _required_range(parser)
+    _reopened(parser)
+
+
 def _space(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", metavar="ID", help="space of the FM (default: the newest active one)")
 
@@ -35,6 +49,7 @@ def _space(parser: argparse.ArgumentParser) -> None:
 def _range_and_space(parser: argparse.ArgumentParser) -> None:
     _required_range(parser)
     _space(parser)
+    _reopened(parser)
 
 
 def _vertical(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +57,9 @@ def _vertical(parser: argparse.ArgumentParser) -> None:
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
-    _required_range(parser)
-    parser.add_argument(
-        "--validate-from", metavar="PART", required=True, help="first partition of the validation window"
-    )
+    _range(parser)
+    parser.add_argument("--validate-from", metavar="PART", help="first partition of the validation window")
+    parser.add_argument("--until", metavar="PART", help="instead: the newest windows of the settings by this partition")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
 
 
@@ -107,12 +121,12 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 
 VERBS: dict[str, tuple[Options, str]] = {
-    "check": (_nothing, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
+    "check": (_range, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
     "plan": (_range, "say what a run over a range would do, and why; writes nothing"),
     "run": (_run, "the whole loop over a range: ingest to report"),
     "status": (_nothing, "coverage: which partitions of which table are done, missing, stale or failed"),
-    "ingest": (_required_range, "source rows to examples, labels, past events and quarantine"),
-    "fm-inputs": (_required_range, "as-of features of the FM"),
+    "ingest": (_sources, "source rows to examples, labels, past events and quarantine"),
+    "fm-inputs": (_sources, "as-of features of the FM"),
     "train-fm": (_train_fm, "train FM and codec, register the FM and open its space"),
     "infer": (_range_and_space, "one FM pass per example: vectors and logits"),
     "segments": (_range_and_space, "each key's newest tokens within a partition"),
@@ -125,6 +139,14 @@ VERBS: dict[str, tuple[Options, str]] = {
     "predict": (_predict, "score one partition with a registered VM"),
     "export-histories": (_export, "each key's newest tokens readable at an instant, for serving"),
     "canary": (_range, "prove that nothing leaks: non-interference, and that deliberate leaks are seen"),
+    "backfill": (cli_operate.backfill_options, "plan what is missing or stale, then let Airflow write it in chunks"),
+    "write": (cli_operate.write_options, "every step over a range in one Spark session; keeps what is fresh"),
+    "score": (cli_operate.score_options, "score the champions on partitions whose labels have just become known"),
+    "watch": (cli_operate.watch_options, "print what is out of its band: lag, quarantine, drift, calibration"),
+    "gate": (cli_operate.gate_options, "put a challenger through the gate without promoting it"),
+    "compare": (cli_operate.compare_options, "train and measure every arm of a vertical on its newest windows"),
+    "close-spaces": (cli_operate.close_options, "close spaces that no champion, rollback or challenger names"),
+    "maintain": (_nothing, "compact closed partitions, expire closed spaces, remove files that nobody needs"),
 }
 
 
@@ -152,8 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pipelines.errors import PipelineError
 
     options = parser().parse_args(arguments)
+    handlers = HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS
     try:
-        HANDLERS[options.verb](options)
+        save_facts(handlers[options.verb](options))
     except (PipelineError, FeatureStoreError, ModelsError) as error:
         print(f"loopfm {options.verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -7,21 +7,27 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pipelines.context import RunContext
 from pipelines.errors import ConfigError
+from pipelines.orchestration.facts import run_id
 from pipelines.progress import ConsoleProgress
 
-Handler = Callable[[Namespace], None]
+Facts = dict[str, Any] | None
+"""What a verb leaves for the scheduler that started it."""
+Handler = Callable[[Namespace], Facts]
 
 DAY_TEXT = len("2023-05-25")
 
 
-def _context(options: Namespace) -> RunContext:
-    return RunContext.load(options.conf, progress=ConsoleProgress())
+def context_of(options: Namespace) -> RunContext:
+    """The project of a command, with progress lines for people and logs."""
+    return RunContext.load(options.conf, progress=ConsoleProgress(), run_id=run_id())
 
 
-def _parts(context: RunContext, options: Namespace) -> list[str]:
+def parts_of(context: RunContext, options: Namespace) -> list[str]:
+    """Partitions from --from to --to; days stand for all of theirs."""
     clock = context.dataset.clock
     return clock.between(*clock.span(options.first, options.last or options.first))
 
@@ -41,21 +47,13 @@ def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
     return first, last
 
 
-def _split(context: RunContext, options: Namespace) -> tuple[list[str], list[str]]:
-    parts = _parts(context, options)
-    border = context.dataset.clock.span(options.validate_from, options.validate_from)[0]
-    train, validation = [p for p in parts if p < border], [p for p in parts if p >= border]
-    if not train or not validation:
-        raise ConfigError(f"--validate-from {border} must lie inside {parts[0]} .. {parts[-1]}, after its first part")
-    return train, validation
-
-
 def check(options: Namespace) -> None:
     """Profile of the source."""
     from feature_store.profile import profile
 
-    context = _context(options)
-    print(profile(context.spark, context.dataset))
+    context = context_of(options)
+    parts = parts_of(context, options) if options.first else None
+    print(profile(context.spark, context.dataset, parts))
 
 
 def plan(options: Namespace) -> None:
@@ -63,7 +61,7 @@ def plan(options: Namespace) -> None:
     from pipelines.plan import part_states, ranges, source_targets, space_targets
     from pipelines.windows import run_windows
 
-    context = _context(options)
+    context = context_of(options)
     windows = run_windows(context.config, *_run_range(context, options))
     for name in ("fm_train", "fm_validation", "warm_up", "vm_train", "vm_validation", "test"):
         parts = getattr(windows, name)
@@ -84,7 +82,7 @@ def status(options: Namespace) -> None:
     """Coverage: table x partition."""
     from pipelines.plan import part_states, ranges, source_targets, space_targets
 
-    context = _context(options)
+    context = context_of(options)
     parts = sorted(context.store.ledger.coverage("examples", {}))
     if not parts:
         print(f"{context.dataset.name}: nothing ingested yet")
@@ -107,106 +105,24 @@ def run(options: Namespace) -> None:
     from pipelines.run import run_loop
     from pipelines.windows import run_windows
 
-    context = _context(options)
+    context = context_of(options)
     windows = run_windows(context.config, *_run_range(context, options))
     run_loop(context, windows, options.arms, options.seeds)
     rebuild_report(context)
-
-
-def ingest(options: Namespace) -> None:
-    """Step ingest."""
-    from pipelines.ingest import ingest as step
-
-    context = _context(options)
-    step(context, _parts(context, options))
-
-
-def fm_inputs(options: Namespace) -> None:
-    """Step fm-inputs."""
-    from pipelines.fm_inputs import fm_inputs as step
-
-    context = _context(options)
-    step(context, _parts(context, options))
-
-
-def train_fm(options: Namespace) -> None:
-    """Step train-fm."""
-    from pipelines.train_fm import train_fm as step
-
-    context = _context(options)
-    train, validation = _split(context, options)
-    space = step(context, train, validation, options.seed, options.processes)
-    print(f"space {space.space_id}, run {space.run_id}, fm_train_cutoff {space.fm_train_cutoff}")
-
-
-def infer(options: Namespace) -> None:
-    """Step infer."""
-    from pipelines.infer import infer as step
-
-    context = _context(options)
-    step(context, context.space(options.space), _parts(context, options))
-
-
-def segments(options: Namespace) -> None:
-    """Step segments."""
-    from feature_store.config import RAW_SPACE
-    from pipelines.segments import segments as step
-
-    context = _context(options)
-    space = None if options.space == RAW_SPACE else context.space(options.space)
-    step(context, space, _parts(context, options))
-
-
-def features(options: Namespace) -> None:
-    """Step features."""
-    from pipelines.features import features as step
-
-    context = _context(options)
-    step(context, context.space(options.space), _parts(context, options))
-
-
-def train_vm(options: Namespace) -> None:
-    """Step train-vm."""
-    from pipelines.train_vm import train_vm as step
-
-    context = _context(options)
-    train, validation = _split(context, options)
-    space = context.space(options.space)
-    vm = step(
-        context, options.vertical, space, train, validation, arm=options.arm, seed=options.seed, warm=options.warm
-    )
-    print(f"{vm.vertical} {vm.arm}: run {vm.run_id}, version {vm.version or 'not registered (not the recipe)'}")
-
-
-def evaluate(options: Namespace) -> None:
-    """Step evaluate."""
-    from pipelines.evaluate import evaluate as step
-
-    context = _context(options)
-    for figure in step(context, options.vertical, _parts(context, options)):
-        if figure.slice == "all":
-            print(f"{figure.arm:12} {figure.metric:22} {figure.value:.4f}")
-
-
-def promote(options: Namespace) -> None:
-    """Step promote."""
-    from pipelines.promote import promote as step
-
-    print(step(_context(options), options.vertical, options.version, options.approve))
 
 
 def rollback(options: Namespace) -> None:
     """Step rollback."""
     from pipelines.promote import rollback as step
 
-    print(f"champion is version {step(_context(options), options.vertical).version}")
+    print(f"champion is version {step(context_of(options), options.vertical).version}")
 
 
-def report(options: Namespace) -> None:
+def report(options: Namespace) -> Facts:
     """The HTML report from table evaluations."""
     from pipelines.build_report import rebuild_report
 
-    rebuild_report(_context(options), Path(options.out) if options.out else None)
+    return {"report": str(rebuild_report(context_of(options), Path(options.out) if options.out else None))}
 
 
 def predict(options: Namespace) -> None:
@@ -214,7 +130,7 @@ def predict(options: Namespace) -> None:
     from pipelines.predict import predict as step
 
     histories = Path(options.histories) if options.histories else None
-    rows = step(_context(options), options.vertical, options.part, Path(options.out), options.version, histories)
+    rows = step(context_of(options), options.vertical, options.part, Path(options.out), options.version, histories)
     print(f"{rows} rows scored, written to {options.out}")
 
 
@@ -222,7 +138,7 @@ def export_histories(options: Namespace) -> None:
     """Hand-off to serving."""
     from pipelines.predict import export
 
-    context = _context(options)
+    context = context_of(options)
     space = context.space(options.space)
     for key, rows in export(context, space, _instant(options.as_of), Path(options.out)).items():
         print(f"{key}: {rows} histories")
@@ -233,7 +149,7 @@ def canary(options: Namespace) -> None:
     from pipelines.canary import canary as prove
     from pipelines.windows import run_windows
 
-    context = _context(options)
+    context = context_of(options)
     result = prove(context, run_windows(context.config, *_run_range(context, options)))
     for table, rows in result.changed.items():
         print(f"non-interference  {table:28} {rows} rows changed")
@@ -259,15 +175,6 @@ HANDLERS: dict[str, Handler] = {
     "plan": plan,
     "run": run,
     "status": status,
-    "ingest": ingest,
-    "fm-inputs": fm_inputs,
-    "train-fm": train_fm,
-    "infer": infer,
-    "segments": segments,
-    "features": features,
-    "train-vm": train_vm,
-    "evaluate": evaluate,
-    "promote": promote,
     "rollback": rollback,
     "report": report,
     "predict": predict,

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from feature_store.config import DatasetConfig, Duration, Name, Strict
 from models.config import FmConfig, ReaderConfig, VmConfig
 from pipelines.errors import ConfigError
+from pipelines.schedule_config import ScheduleConfig
 
 DATA_ROOT_SETTING = "LOOPFM_DATA"
 DEFAULT_DATA_ROOT = "../shared/data"
@@ -86,6 +87,7 @@ class ProjectConfig(Strict):
     fm: FmConfig = Field(default=FmConfig(), description="the large model")
     vm: VmSettings = Field(default=VmSettings(), description="the small models")
     gate: GateConfig = Field(default=GateConfig(), description="when a challenger replaces the champion")
+    schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="when the scheduler runs what")
     seed: int = 0
 
     @property

@@ -18,8 +18,25 @@ from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 def promote(context: RunContext, vertical: str, version: str | None = None, approve: bool = False) -> GateResult:
     """Put a challenger through the gate; passed promotes it, hold waits for ``approve``, failed ends with the reason.
 
+    Raises:
+        StepError: there is no challenger, or no mature partition after its training.
+        GateError: the gate failed it; the message holds the reasons.
+    """
+    name = context.vm_name(vertical)
+    challenger, result = judge(context, vertical, version)
+    champion = context.registry.by_alias(name, CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        return result
+    if result.verdict == "passed" or approve:
+        _move(context, name, challenger, champion)
+    return result
+
+
+def judge(context: RunContext, vertical: str, version: str | None = None) -> tuple[RegisteredModel, GateResult]:
+    """The gate's verdict on a challenger, recorded; no alias moves.
+
     Both models score the same newest mature partitions that neither trained on, as many as hold
-    ``gate.min_positives``.
+    ``gate.min_positives``. A challenger trained on older data than the champion fails: a backfill never goes back.
 
     Raises:
         StepError: there is no challenger, or no mature partition after its training.
@@ -30,7 +47,8 @@ def promote(context: RunContext, vertical: str, version: str | None = None, appr
     champion = context.registry.by_alias(name, CHAMPION)
     if champion is not None and champion.version == challenger.version:
         context.progress(f"promote: {name} version {champion.version} is the champion already")
-        return GateResult("passed", ["is the champion already"], {})
+        return challenger, GateResult("passed", ["is the champion already"], {})
+    _require_newer(challenger, champion)
     parts = _gate_parts(context, vertical, challenger, champion)
     scores = registered_scores(context, vertical, challenger, parts)
     rival = None if champion is None else registered_scores(context, vertical, champion, parts)
@@ -39,9 +57,7 @@ def promote(context: RunContext, vertical: str, version: str | None = None, appr
     _record(context, vertical, challenger, parts, result)
     if result.verdict == "failed":
         raise GateError(f"{name} version {challenger.version}: {result}")
-    if result.verdict == "passed" or approve:
-        _move(context, name, challenger, champion)
-    return result
+    return challenger, result
 
 
 def rollback(context: RunContext, vertical: str) -> RegisteredModel:
@@ -60,6 +76,16 @@ def rollback(context: RunContext, vertical: str) -> RegisteredModel:
         context.registry.set_alias(name, ROLLBACK, current.version)
     context.progress(f"rollback: {name} champion is version {earlier.version} again")
     return earlier
+
+
+def _require_newer(challenger: RegisteredModel, champion: RegisteredModel | None) -> None:
+    own = challenger.tags["loopfm.trained_until"]
+    until = own if champion is None else champion.tags["loopfm.trained_until"]
+    if own < until:
+        raise GateError(
+            f"{challenger.name} version {challenger.version}: failed: it was trained until {own}, the champion until "
+            f"{until}: older data never replaces newer; `loopfm rollback` gives an earlier champion back"
+        )
 
 
 def _challenger(context: RunContext, name: str, version: str | None) -> RegisteredModel:

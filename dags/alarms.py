@@ -1,0 +1,56 @@
+"""Alarms: what deserves a person's look, sent through Airflow's notifiers and deadlines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import urllib.request
+from typing import Any
+
+from airflow.sdk import BaseNotifier
+
+from dags.runner import VerbOperator
+
+ALARM_SETTING = "LOOPFM_ALARM_URL"
+log = logging.getLogger(__name__)
+
+
+class AlarmNotifier(BaseNotifier):
+    """Logs an alarm and posts ``{"text": ..}`` to LOOPFM_ALARM_URL, where that is set (chat systems take this form)."""
+
+    template_fields = ("text",)
+
+    def __init__(self, *, text: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.text = text
+
+    def notify(self, context: Any) -> None:
+        """Send the alarm; a receiver that cannot be reached is logged and fails nothing."""
+        log.warning("ALARM %s", self.text)
+        target = os.environ.get(ALARM_SETTING)
+        if not target:
+            return
+        request = urllib.request.Request(
+            target, json.dumps({"text": self.text}).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            urllib.request.urlopen(request, timeout=20).close()
+        except OSError as error:
+            log.error("%s: the alarm could not be sent: %s", ALARM_SETTING, error)
+
+    async def async_notify(self, context: Any) -> None:
+        """The same from the triggerer, where missed deadlines are handled."""
+        self.notify(context)
+
+
+class WatchOperator(VerbOperator):
+    """Step ``watch``: sends what it finds; the run itself goes on, since its rows are good."""
+
+    def execute(self, context: Any) -> Any:
+        """Run the verb and send each alarm."""
+        facts = super().execute(context)
+        for alarm in facts.get("alarms", []):
+            text = f"{self.dag_id}: {alarm['kind']} {alarm['part']}: {alarm['text']}"
+            AlarmNotifier(text=text).notify(context)
+        return facts

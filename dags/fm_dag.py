@@ -1,0 +1,70 @@
+"""The FM refresh: a new FM, its space, and one hand-over a vertical."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, get_current_context, task
+
+from dags.backfill_dag import write_chunks
+from dags.project import UNTIL_PARAM, Project
+from dags.vm_dag import gate_steps
+
+DOC = """Trains a new FM one VM window back, opens its space and fills it; no VM changes until a person says so.
+
+Both spaces are written from then on. Each vertical with a champion gets a challenger on the new space, compared with
+the champion on held-out partitions as whole pipelines, and is handed over on its own. The old space closes when neither
+a champion nor a rollback target names it.
+"""
+
+
+def fm_dag(project: Project) -> DAG:
+    """train-fm, backfill of the new space, then per vertical train, compare, approve, hand over; close spaces."""
+    schedule = CronTriggerTimetable(project.config.schedule.train_fm, timezone="UTC")
+    with project.dag("fm", DOC, schedule=schedule, params={"part": UNTIL_PARAM}) as dag:
+        train = project.step(
+            "train-fm", "FM and codec, with a cutoff one VM window back; opens the space.", "--until", "{part}",
+            newest_closed=True,
+        )  # fmt: skip
+        space = "{{ ti.xcom_pull(task_ids='train_fm')['space'] }}"
+        first = "{{ ti.xcom_pull(task_ids='train_fm')['first_output'] }}"
+        plan = project.step(
+            "backfill", "The new space over its window, in chunks.", "--from", first, "--to", "{part}", "--dry-run",
+            task_id="plan", space=space, returns="chunks", newest_closed=True,
+        )  # fmt: skip
+        written: Any = write_chunks(project, space, plan.output)
+        close = project.step(
+            "close-spaces", "Spaces that nobody names any more; the new one too, if no champion took it.",
+            "--offered", space, trigger_rule="all_done",
+        )  # fmt: skip
+        train >> plan >> written
+        for vertical in project.config.dataset.heads:
+            written >> _hand_over(project, vertical, space) >> close
+        close.as_teardown()
+    return dag
+
+
+def _hand_over(project: Project, vertical: str, space: str) -> TaskGroup:
+    with TaskGroup(vertical) as group:
+        train = project.step(
+            "train-vm", "The recipe on the new space.",
+            "--vertical", vertical, "--until", "{part}", newest_closed=True, space=space,
+        )  # fmt: skip
+        _has_champion(project, vertical) >> train >> gate_steps(project, vertical, train, always_ask=True)
+    return group
+
+
+def _has_champion(project: Project, vertical: str) -> Any:
+    @task.short_circuit(task_id="has_champion", ignore_downstream_trigger_rules=False)
+    def has_champion() -> bool:
+        """A vertical without a champion has nothing to hand over: its VM Dag starts in the new space."""
+        from pipelines.context import RunContext
+        from pipelines.registry import CHAMPION
+
+        context = RunContext.load(project.path)
+        found = context.registry.by_alias(context.vm_name(vertical), CHAMPION)
+        part = get_current_context()["ti"].xcom_pull(task_ids="train_fm")["space"]
+        print(f"{vertical}: champion {found.version if found else 'none'}, offered space {part}")
+        return found is not None
+
+    return has_champion()

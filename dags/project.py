@@ -1,0 +1,91 @@
+"""What all Dags of one project share: its settings, names, defaults and the steps they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+
+from dags.alarms import AlarmNotifier
+from dags.runner import VerbOperator
+from pipelines.config import ProjectConfig, load_config
+from pipelines.orchestration.airflow_env import SPARK_POOL, TRAINER_POOL
+
+SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "write"}
+TRAINER_STEPS = {"train-fm", "train-vm", "evaluate", "gate", "promote", "compare", "score"}
+DEFAULTS = {"owner": "loopfm", "retries": 2, "retry_delay": timedelta(seconds=10)}
+PART_PARAM = Param(
+    None, type=["null", "string"], description="Partition, such as 2026-01-09 (default: the run's partition key)"
+)
+UNTIL_PARAM = Param(
+    None, type=["null", "string"], description="Newest partition to use (default: the newest that has closed)"
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """One YAML file and how its Dags are named."""
+
+    path: str
+    config: ProjectConfig
+
+    @classmethod
+    def load(cls, path: str) -> Project:
+        """Read and validate the file."""
+        return cls(path, load_config(path))
+
+    def dag_id(self, kind: str) -> str:
+        """PROJECT_KIND."""
+        return f"{self.config.name}_{kind}"
+
+    def dag(self, kind: str, doc: str, **settings: Any) -> DAG:
+        """An empty Dag; one run at a time, since the ledger orders partitions."""
+        return DAG(
+            dag_id=self.dag_id(kind),
+            description=doc.split("\n")[0],
+            doc_md=f"{doc}\n\nSettings: `{self.path}`",
+            default_args=DEFAULTS,
+            tags=["loopfm", self.config.name],
+            catchup=settings.pop("catchup", False),
+            max_active_runs=1,
+            render_template_as_native_obj=False,
+            **settings,
+        )
+
+    def step(self, verb: str, doc: str, *arguments: str, task_id: str | None = None, **settings: Any) -> VerbOperator:
+        """A task that runs one verb, in the pool of what it loads."""
+        operator = settings.pop("operator", VerbOperator)
+        pool = SPARK_POOL if verb in SPARK_STEPS else TRAINER_POOL if verb in TRAINER_STEPS else "default_pool"
+        made: VerbOperator = operator(
+            task_id=task_id or verb.replace("-", "_"),
+            verb=verb,
+            conf=self.path,
+            arguments=arguments,
+            pool=pool,
+            doc_md=doc,
+            **settings,
+        )
+        return made
+
+    def deadline(self) -> DeadlineAlert | None:
+        """Alarm for a run that takes longer than the lag that readers of the data set are promised."""
+        if not self.config.dataset.lag:
+            return None
+        lag = timedelta(milliseconds=self.config.dataset.lag)
+        text = f"{self.dag_id('data')}: a partition is not ready {lag} after its run was due"
+        return DeadlineAlert(
+            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            interval=lag,
+            callback=AsyncCallback(AlarmNotifier, kwargs={"text": text}),
+        )
+
+    def instant(self, part: str, *, last: bool = False) -> datetime:
+        """Start of a partition or day; with ``last`` the instant at which its last partition closes."""
+        clock = self.config.dataset.clock
+        first_part, last_part = clock.span(part, part)
+        milliseconds = clock.end(last_part) if last else clock.start(first_part)
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)

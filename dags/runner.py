@@ -1,0 +1,181 @@
+"""The operator of every step: runs one verb of the command line in a process of its own, its lines live in the log."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from pipelines.config import load_config
+from pipelines.orchestration.airflow_env import MLFLOW_PORT, MLFLOW_PORT_SETTING, REPOSITORY
+from pipelines.orchestration.facts import FACTS_SETTING, RUN_SETTING
+from pipelines.orchestration.partition_key import closed_part, resolve_part
+
+MLFLOW_UI_SETTING = "LOOPFM_MLFLOW_URL"
+KNOWN_ERROR = re.compile(r"^loopfm \S+: (\w+): ")
+RETRIED = {"SupersededError", "FeatureStoreError"}
+"""Known errors that another try can cure: a newer attempt took over, or a worker was lost to the memory's end."""
+PARENT_DEATH_SIGNAL = 1
+KEPT_LINES = 60
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """Button to the MLflow run that the task made."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the run; empty where the step trains nothing."""
+        facts = getattr(operator, "facts", {})
+        if "run_id" not in facts or "experiment" not in facts:
+            return ""
+        default = f"http://127.0.0.1:{os.environ.get(MLFLOW_PORT_SETTING, MLFLOW_PORT)}"
+        base = os.environ.get(MLFLOW_UI_SETTING, default)
+        return f"{base}/#/experiments/{facts['experiment']}/runs/{facts['run_id']}"
+
+
+class ReportLink(BaseOperatorLink):
+    """Button to the HTML report."""
+
+    name = "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the report that the task wrote; empty for other steps."""
+        report = getattr(operator, "facts", {}).get("report", "")
+        return Path(report).resolve().as_uri() if report else ""
+
+
+class VerbOperator(BaseOperator):
+    """One step: ``loopfm VERB CONF ARGUMENTS`` in a process of its own.
+
+    Args:
+        verb: of the command line.
+        conf: the project's YAML file.
+        arguments: rendered by Jinja; ``{part}`` in them stands for the run's partition.
+        space: space that the step writes (``--space``), which may be mapped.
+        span: first and last partition (``--from``, ``--to``), which may be mapped.
+        returns: the one fact that is the task's result; by default all facts are.
+        newest_closed: the partition is the newest that had closed when the run was due, for Dags that make none.
+    """
+
+    template_fields: Sequence[str] = ("arguments", "space", "span")
+    operator_extra_links = (MlflowRunLink(), ReportLink())
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        verb: str,
+        conf: str,
+        arguments: Sequence[str] = (),
+        space: Any = None,
+        span: Any = None,
+        returns: str | None = None,
+        newest_closed: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.verb, self.conf, self.arguments = verb, conf, list(arguments)
+        self.space, self.span, self.returns, self.newest_closed = space, span, returns, newest_closed
+        self.facts: dict[str, Any] = {}
+        self._process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Any) -> Any:
+        """Run the verb; its facts (rows, versions, metrics, links) are the task's result.
+
+        Raises:
+            AirflowFailException: bad data, settings or a refused gate: another try would end the same.
+            AirflowException: the process was lost, or a newer attempt took over: worth another try.
+        """
+        command = [sys.executable, "-m", "pipelines.cli", self.verb, self.conf, *self._arguments(context)]
+        with tempfile.TemporaryDirectory(prefix="loopfm-") as folder:
+            target = Path(folder) / "facts.json"
+            lines, status = self._run(command, self._environment(context, target))
+            if status:
+                _raise(self.verb, status, lines)
+            self.facts = json.loads(target.read_text()) if target.exists() else {}
+        if self.returns is None:
+            return self.facts
+        context["ti"].xcom_push(key="facts", value=self.facts)
+        return self.facts[self.returns]
+
+    def on_kill(self) -> None:
+        """End the step's process with the task."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+    def _arguments(self, context: Any) -> list[str]:
+        shown = [str(argument) for argument in self.arguments]
+        if any("{part}" in argument for argument in shown):
+            part = part_of(self.conf, context, newest_closed=self.newest_closed)
+            self.log.info("partition %s", part)
+            shown = [argument.replace("{part}", part) for argument in shown]
+        if self.span is not None:
+            shown += ["--from", str(self.span[0]), "--to", str(self.span[1])]
+        return [*shown, "--space", str(self.space)] if self.space is not None else shown
+
+    def _environment(self, context: Any, facts: Path) -> dict[str, str]:
+        ti = context["ti"]
+        run = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+        return {**os.environ, FACTS_SETTING: str(facts), RUN_SETTING: run, "PYTHONUNBUFFERED": "1"}
+
+    def _run(self, command: list[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
+        self.log.info("loopfm %s", " ".join(command[3:]))
+        self._process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        lines: list[str] = []
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.info(line.rstrip("\n"))
+            lines = [*lines[-KEPT_LINES:], line.rstrip("\n")]
+        return lines, self._process.wait()
+
+
+def part_of(conf: str, context: Any, *, newest_closed: bool = False) -> str:
+    """The partition of a Dag run (see ``pipelines.orchestration.partition_key``)."""
+    clock, run = load_config(conf).dataset.clock, context["dag_run"]
+    params = context["params"]
+    if newest_closed and not params.get("part"):
+        return closed_part(clock, context.get("logical_date") or run.run_after)
+    return resolve_part(clock, getattr(run, "partition_key", None), params, context.get("logical_date"))
+
+
+def _raise(verb: str, status: int, lines: list[str]) -> None:
+    starts = [place for place, line in enumerate(lines) if KNOWN_ERROR.match(line)]
+    if starts:
+        message = "\n".join(lines[starts[-1] :])
+        found = KNOWN_ERROR.match(message)
+        if found is not None and found[1] not in RETRIED:
+            raise AirflowFailException(message)
+        raise AirflowException(message)
+    if status < 0:
+        reason = f"was ended by signal {-status} ({signal.Signals(-status).name})"
+    else:
+        reason = f"ended with status {status}"
+    raise AirflowException(f"loopfm {verb}: its process {reason}; the step starts again and writes the same rows")
+
+
+def _die_with_parent() -> None:
+    """The step must not outlive a task that was killed: its JVM follows it."""
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)

@@ -1,0 +1,106 @@
+"""What a backfill would write: missing and stale partitions, why, estimated rows and time, and chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from feature_store.clocks import DAY_MS
+from feature_store.spaces import SpaceRecord
+from pipelines.context import RunContext
+from pipelines.plan import PartState, Target, part_states, ranges, source_targets, space_targets
+from pipelines.write_range import own_parts
+
+SESSION_SECONDS = 12.0
+"""Start of a Spark session and of a task, on two cores."""
+ROWS_PER_SECOND = 15_000.0
+"""Rows of one table a second, on two cores; used until the ledger knows this machine's own rate."""
+
+
+@dataclass(frozen=True)
+class PlannedWrite:
+    """Neighbouring partitions of one table that are not fresh, for one reason."""
+
+    label: str
+    first: str
+    last: str
+    partitions: int
+    state: PartState
+
+
+@dataclass(frozen=True)
+class BackfillPlan:
+    """What is to do, cut into ``chunks`` (first, last) of at most ``schedule.backfill_rows`` rows."""
+
+    writes: list[PlannedWrite]
+    chunks: list[tuple[str, str]]
+    rows: int
+    seconds: float
+
+    def __str__(self) -> str:
+        if not self.writes:
+            return "nothing is missing or stale"
+        lines = [
+            f"write {w.label:28} {w.first} .. {w.last} ({w.partitions}): {w.state.state}: {w.state.reason}"
+            for w in self.writes
+        ]
+        total = f"about {self.rows:,} rows of examples in {len(self.chunks)} chunks, about {self.seconds / 60:.1f} min"
+        return "\n".join([*lines, total])
+
+
+def plan_backfill(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> BackfillPlan:
+    """Plan over contiguous ``parts``, for the tables of all spaces and those of each of ``spaces``."""
+    wanted: list[tuple[Target, list[str]]] = [(target, parts) for target in source_targets(context)]
+    for space in spaces:
+        own = own_parts(context, space, parts)
+        wanted += [(target, own) for target in space_targets(context, space)]
+    writes, needed, tables = [], set(), 0
+    for target, own in wanted:
+        states = part_states(context, target, own)
+        needed |= {part for part in own if not states[part].is_fresh}
+        for first, last, state, count in ranges(own, states):
+            if not state.is_fresh:
+                writes.append(PlannedWrite(target.label, first, last, count, state))
+                tables += count
+    rows = _expected_rows(context, parts)
+    chunks = _chunks(context, sorted(needed), rows)
+    mean = sum(rows[part] for part in needed) / len(needed) if needed else 0
+    seconds = SESSION_SECONDS * len(chunks) + tables * mean / _rate(context)
+    return BackfillPlan(writes, chunks, round(sum(rows[part] for part in needed)), seconds)
+
+
+def _expected_rows(context: RunContext, parts: list[str]) -> dict[str, float]:
+    """Rows of examples of each partition: the ledger's where it was ingested, else the mean of those that were."""
+    done = {p: e.rows for p, e in context.store.ledger.coverage("examples", {}).items() if e.done and e.rows}
+    world = context.dataset.source.world
+    usual = world.rows_per_day * context.dataset.grain / DAY_MS if world is not None else 0.0
+    mean = sum(done.values()) / len(done) if done else usual
+    return {part: float(done.get(part, mean)) for part in parts}
+
+
+def _chunks(context: RunContext, needed: list[str], rows: dict[str, float]) -> list[tuple[str, str]]:
+    limit, clock = context.config.schedule.backfill_rows, context.dataset.clock
+    chunks: list[tuple[str, str]] = []
+    held = 0.0
+    for part in needed:
+        if chunks and held + rows[part] <= limit and clock.next(chunks[-1][1]) == part:
+            chunks[-1] = (chunks[-1][0], part)
+            held += rows[part]
+        else:
+            chunks.append((part, part))
+            held = rows[part]
+    return chunks
+
+
+def _rate(context: RunContext) -> float:
+    """Rows a second of this project's own commits so far."""
+    rows, milliseconds, seen = 0, 0, set()
+    for entry in (
+        context.store.ledger.entries().select(["state", "rows", "token", "started_at", "computed_at"]).to_pylist()
+    ):
+        if entry["state"] == "done":
+            rows += entry["rows"]
+            if entry["token"] not in seen:
+                seen.add(entry["token"])
+                milliseconds += max(entry["computed_at"] - entry["started_at"], 1)
+    return 1000 * rows / milliseconds if rows else ROWS_PER_SECOND

@@ -1,0 +1,60 @@
+"""Start a Dag run of the project and print what its tasks do until it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
+
+POLL_SECONDS = 2.0
+ENDED = ("success", "failed", "upstream_failed", "skipped", "removed")
+
+
+def run_backfill(project: str, first: str, last: str, space: str) -> str:
+    """Run the backfill Dag of a project over a range and follow it.
+
+    Returns:
+        The run's final state.
+    """
+    api = AirflowApi.from_environment()
+    return start_and_follow(api, f"{project}_backfill", {"first": first, "last": last, "space": space})
+
+
+def start_and_follow(
+    api: AirflowApi,
+    dag_id: str,
+    conf: dict[str, Any],
+    partition_key: str | None = None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Trigger a Dag, print each task's end, and return the run's state."""
+    api.wait_for_dag(dag_id)
+    api.unpause(dag_id)
+    run_id = api.trigger(dag_id, conf, partition_key)
+    say(f"{dag_id}: {api.url}/dags/{dag_id}/runs/{run_id}")
+    return follow(api, dag_id, run_id, say)
+
+
+def follow(api: AirflowApi, dag_id: str, run_id: str, say: Callable[[str], None] = print) -> str:
+    """Print tasks as they start and end until the run has ended; its state."""
+    begun = time.monotonic()
+    shown: dict[tuple[str, int, int], str] = {}
+    while True:
+        state = str(api.run(dag_id, run_id)["state"])
+        for task in api.tasks(dag_id, run_id):
+            key = (task["task_id"], task["map_index"], task["try_number"])
+            now = str(task["state"])
+            if shown.get(key) != now and now in ("running", "awaiting_input", *ENDED):
+                say(f"[{time.monotonic() - begun:6.1f} s] {_line(dag_id, task)}")
+            shown[key] = now
+        if state in FINISHED:
+            return state
+        time.sleep(POLL_SECONDS)
+
+
+def _line(dag_id: str, task: dict[str, Any]) -> str:
+    place = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
+    seconds = f" after {task['duration']:.1f} s" if task["duration"] and task["state"] != "running" else ""
+    return f"{dag_id} {task['task_id']}{place}: {task['state']}{seconds}"

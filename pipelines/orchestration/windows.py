@@ -1,0 +1,96 @@
+"""Which partitions a scheduled training uses: the newest whole window there is, always forward in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feature_store.spaces import SpaceRecord
+from pipelines.context import RunContext
+from pipelines.errors import StepError
+from pipelines.maturity import label_states, mature
+from pipelines.registry import CHAMPION
+
+
+@dataclass(frozen=True)
+class TrainingWindows:
+    """Partitions of one scheduled training, in order; ``test`` is what the gate measures on (empty for an FM)."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+    @property
+    def parts(self) -> list[str]:
+        """All of them."""
+        return self.train + self.validation + self.test
+
+
+def vm_space(context: RunContext, vertical: str) -> SpaceRecord:
+    """The space that a vertical's next VM reads: its champion's, so that a new FM changes nothing by itself; without a
+    champion the newest active one."""
+    champion = context.registry.by_alias(context.vm_name(vertical), CHAMPION)
+    return context.space(champion.tags["loopfm.space"] if champion is not None else None)
+
+
+def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: str) -> TrainingWindows:
+    """Windows of a VM that is trained once ``until`` has closed: they end at the newest mature partition by then.
+
+    Raises:
+        StepError: no partition is mature, or one of the windows was not written; names it and the command to run.
+    """
+    clock, done = context.dataset.clock, _done(context, "features", {"space_id": space.space_id}, until)
+    if not done:
+        raise StepError(f"{vertical}: no features of space {space.space_id} up to {until}; {_backfill(context, until)}")
+    known = mature(label_states(context, vertical, done), clock.end(until))
+    if not known:
+        raise StepError(f"{vertical}: no partition up to {until} is mature yet: labels become known later")
+    lengths = [_count(context, name) for name in ("vm_train", "vm_validation", "test")]
+    windows = _cut(context, known[-1], lengths)
+    missing = sorted(set(windows.parts) - set(done))
+    if missing:
+        raise StepError(
+            f"{vertical}: a VM of space {space.space_id} needs features of {windows.parts[0]} .. {windows.parts[-1]}, "
+            f"{len(missing)} are missing from {missing[0]} on; {_backfill(context, missing[0])}"
+        )
+    return windows
+
+
+def fm_windows(context: RunContext, until: str) -> TrainingWindows:
+    """Windows of an FM that opens a space once ``until`` has closed: one whole VM window before it, so that VMs of the
+    new space have rows to train, validate and test on that the FM has not seen (design rule 5).
+
+    Raises:
+        StepError: fm_inputs of the window are missing; names them and the command to run.
+    """
+    clock = context.dataset.clock
+    own = [_count(context, name) for name in ("fm_train", "fm_validation")]
+    later = sum(_count(context, name) for name in ("warm_up", "vm_train", "vm_validation", "test"))
+    windows = _cut(context, clock.next(until, -later), [*own, 0])
+    done = set(_done(context, "fm_inputs", {"inputs_id": context.inputs_id}, until))
+    missing = sorted(set(windows.parts) - done)
+    if missing:
+        raise StepError(
+            f"an FM trained after {until} needs fm_inputs of {windows.parts[0]} .. {windows.parts[-1]}, one VM window "
+            f"back; {len(missing)} are missing from {missing[0]} on; {_backfill(context, missing[0])}"
+        )
+    return windows
+
+
+def _cut(context: RunContext, last: str, lengths: list[int]) -> TrainingWindows:
+    clock = context.dataset.clock
+    parts = clock.between(clock.next(last, 1 - sum(lengths)), last)
+    train, validation = lengths[0], lengths[0] + lengths[1]
+    return TrainingWindows(parts[:train], parts[train:validation], parts[validation:])
+
+
+def _count(context: RunContext, window: str) -> int:
+    return int(getattr(context.config.windows, window) // context.dataset.grain)
+
+
+def _done(context: RunContext, table: str, scope: dict[str, str], until: str) -> list[str]:
+    entries = context.store.ledger.coverage(table, scope)
+    return [part for part, entry in entries.items() if entry.done and part <= until]
+
+
+def _backfill(context: RunContext, part: str) -> str:
+    return f"run `loopfm backfill {context.origin} --from {part}`"

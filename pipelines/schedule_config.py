@@ -1,0 +1,37 @@
+"""When the scheduler runs what: the settings of a project's Dags."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from feature_store.clocks import DAY_MS
+from feature_store.config import Duration, Strict
+
+CRON = r"^\S+ \S+ \S+ \S+ \S+$"
+
+
+class ScheduleConfig(Strict):
+    """The Dags of a project. Partitions are made at the data set's own grain, each once it has closed.
+
+    A partition's deadline is ``dataset.lag`` after it closed: what its readers are promised.
+    """
+
+    first: str | None = Field(
+        default=None, description="first partition or day to schedule (default: the next to close)"
+    )
+    last: str | None = Field(default=None, description="last partition or day to schedule (default: no end)")
+    catchup: bool = Field(default=False, description="make partitions missed while the Dag was off; needs first")
+    ready: str | None = Field(
+        default=None,
+        description="a file that tells that the source holds a partition, with {part} in its path; without it the "
+        "source is taken to be ready once the partition has closed",
+    )
+    late: Duration = Field(default=2 * DAY_MS, description="how far back late source rows are looked for")
+    train_vm: str = Field(default="0 1 * * *", pattern=CRON, description="cron, UTC: when VMs are trained")
+    train_fm: str = Field(default="0 2 * * 0", pattern=CRON, description="cron, UTC: when a new FM opens a space")
+    maintenance: str = Field(default="0 3 * * *", pattern=CRON, description="cron, UTC: compaction, retention, report")
+    backfill_rows: int = Field(default=1_000_000, ge=1, description="rows that one Spark session of a backfill writes")
+    max_drift: float = Field(
+        default=0.01, gt=0, description="alarm: 1 - cosine of the mean vectors of two neighbouring partitions"
+    )
+    max_quarantine: float = Field(default=0.01, gt=0, le=1, description="alarm: share of a partition's rows set aside")

@@ -1,0 +1,107 @@
+"""Steps of the maintenance Dag: close spaces nobody needs, compact closed partitions, expire and vacuum."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from feature_store.config import RAW_SPACE
+from feature_store.retention import compact, expire, vacuum
+from pipelines.context import RunContext
+from pipelines.features import FEATURES, HISTORIES
+from pipelines.infer import FM_OUTPUTS
+from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
+from pipelines.segments import SEGMENTS
+
+ALIASES = (CHAMPION, ROLLBACK, CHALLENGER)
+VERSION_TAG = "loopfm.version."
+SPACE_STEPS = (FM_OUTPUTS, SEGMENTS, HISTORIES, FEATURES)
+TABLES = ("examples", "labels", "past_events", "quarantine", "partials", "fm_inputs", *(s.table for s in SPACE_STEPS))
+
+
+def needed_models(context: RunContext, aliases: Sequence[str] = ALIASES) -> list[RegisteredModel]:
+    """Versions that one of the aliases of any vertical names: champions, rollback targets, challengers."""
+    names = [context.vm_name(vertical) for vertical in context.dataset.heads]
+    found = [context.registry.by_alias(name, alias) for name in names for alias in aliases]
+    return [model for model in found if model is not None]
+
+
+def close_spaces(context: RunContext, offered: str | None = None) -> list[str]:
+    """Close every active space that no champion, rollback target or challenger names.
+
+    The newest one stays: nobody names a new FM's space yet.
+
+    Args:
+        context: the project.
+        offered: a new space whose challengers have all been decided on: where there are champions and none of them
+            took it, it is closed too.
+
+    Returns:
+        Ids of the spaces that were closed.
+    """
+    active = context.spaces.active()
+    serving = _spaces_of(context, (CHAMPION, ROLLBACK))
+    kept = _spaces_of(context, ALIASES) | {space.space_id for space in active[-1:]}
+    if serving and offered is not None and offered not in serving:
+        kept.discard(offered)
+    closed = [space.space_id for space in active if space.space_id not in kept]
+    for space_id in closed:
+        context.spaces.close(space_id)
+        context.progress(f"space {space_id} closed: neither a champion nor a rollback target names it")
+    return closed
+
+
+def pinned_versions(context: RunContext) -> dict[str, set[int]]:
+    """Table -> Delta versions that the needed models were trained on, their FMs included."""
+    pinned: defaultdict[str, set[int]] = defaultdict(set)
+    models = needed_models(context)
+    runs = [model.run_id for model in models]
+    runs += [context.spaces.get(model.tags["loopfm.space"]).run_id for model in models]
+    for run_id in runs:
+        for tag, value in context.registry.run_tags(run_id).items():
+            if tag.startswith(VERSION_TAG):
+                table = tag.removeprefix(VERSION_TAG).removeprefix("raw_")
+                pinned[table].add(int(value))
+    return dict(pinned)
+
+
+def maintain(context: RunContext) -> dict[str, int]:
+    """Expire the tables of closed spaces that no needed model names, compact what is done, vacuum what nobody needs.
+
+    Returns:
+        Files merged, removed and partitions expired, by name.
+    """
+    counts = {"expired_partitions": _expire_closed(context), "merged_files": 0, "removed_files": 0}
+    pinned = pinned_versions(context)
+    for table in TABLES:
+        if not context.store.exists(table):
+            continue
+        for scope in context.store.ledger.scopes(table):
+            done = [part for part, entry in context.store.ledger.coverage(table, scope).items() if entry.done]
+            if len(done) > 1:
+                counts["merged_files"] += compact(context.store, table, scope, done[:-1])
+        counts["removed_files"] += len(vacuum(context.store, table, pinned.get(table, ())))
+        context.progress(f"maintain: {table}: {counts}")
+    context.store.ledger.compact()
+    return counts
+
+
+def _spaces_of(context: RunContext, aliases: Sequence[str]) -> set[str]:
+    return {model.tags["loopfm.space"] for model in needed_models(context, aliases)}
+
+
+def _expire_closed(context: RunContext) -> int:
+    needed = _spaces_of(context, ALIASES) | {RAW_SPACE}
+    closed = [space.space_id for space in context.spaces.all() if space not in context.spaces.active()]
+    expired = 0
+    for space_id in closed:
+        if space_id in needed:
+            continue
+        for step in SPACE_STEPS:
+            scope = {"space_id": space_id}
+            done = [p for p, e in context.store.ledger.coverage(step.table, scope).items() if e.done]
+            if done:
+                after = context.dataset.clock.next(done[-1])
+                expire(context.store, step.table, scope, after, step.info(context))
+                expired += len(done)
+    return expired
