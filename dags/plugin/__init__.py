@@ -1,0 +1,1 @@
+"""Pages inside the Airflow UI: coverage of tables and partitions, and VMs with their lineage."""

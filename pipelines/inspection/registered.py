@@ -1,0 +1,121 @@
+"""Registered models and the runs that made them, read from MLflow in a few calls, however many versions there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from feature_store.config import RAW_SPACE
+from feature_store.ledger import Scope
+from pipelines.context import RunContext
+from pipelines.registry import ModelRegistry
+
+VERSION_TAG = "loopfm.version."
+SQLITE = "sqlite:///"
+KINDS = "tags.`loopfm.kind` != ''"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model.
+
+    Args:
+        name, version: in the registry.
+        aliases: champion, challenger, rollback.
+        run_id: MLflow run that made it.
+        created_at: epoch ms, wall clock: for display only.
+        tags: of the version (space, trained_until, gate) over those of its run (arm, windows, versions, commit).
+    """
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str
+    created_at: int
+    tags: Mapping[str, str]
+
+    def tag(self, name: str) -> str | None:
+        """Tag ``loopfm.NAME``; None where it was never set."""
+        return self.tags.get(f"loopfm.{name}")
+
+    def window(self, name: str) -> tuple[str, str] | None:
+        """First and last partition of the window ``train`` or ``validation``; None where it was not recorded."""
+        first, _, last = (self.tag(name) or "").partition("..")
+        return (first, last) if last else None
+
+    @property
+    def table_versions(self) -> dict[str, int]:
+        """Name of what was read -> its Delta version; ``raw_histories`` are the histories of space raw."""
+        found = {k.removeprefix(VERSION_TAG): v for k, v in self.tags.items() if k.startswith(VERSION_TAG)}
+        return {table: int(version) for table, version in sorted(found.items())}
+
+
+class ModelBook:
+    """Versions of a project's registered models; the tags of their runs are read once, not once a version."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._registry = context.registry
+
+    @property
+    def fm(self) -> list[ModelVersion]:
+        """Versions of the project's FM, the newest first."""
+        return self._versions(self._context.fm_name)
+
+    def vm(self, vertical: str) -> list[ModelVersion]:
+        """Versions of one vertical's VM, the newest first; none where nothing was ever registered."""
+        return self._versions(self._context.vm_name(vertical))
+
+    def _versions(self, name: str) -> list[ModelVersion]:
+        from mlflow.exceptions import MlflowException
+
+        if not has_models(self._registry):
+            return []
+        client = self._registry.client
+        try:
+            aliases = dict(client.get_registered_model(name).aliases)
+        except MlflowException:
+            return []
+        found = [
+            ModelVersion(
+                name=name,
+                version=str(version.version),
+                aliases=tuple(sorted(alias for alias, of in aliases.items() if str(of) == str(version.version))),
+                run_id=str(version.run_id),
+                created_at=int(version.creation_timestamp),
+                tags={**self._run_tags.get(str(version.run_id), {}), **(version.tags or {})},
+            )
+            for version in client.search_model_versions(f"name = '{name}'")
+        ]
+        return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+    @cached_property
+    def _run_tags(self) -> dict[str, dict[str, str]]:
+        client = self._registry.client
+        experiment = client.get_experiment_by_name(self._registry.experiment)
+        found: dict[str, dict[str, str]] = {}
+        token: str | None = None
+        while experiment is not None:
+            page = client.search_runs([experiment.experiment_id], KINDS, max_results=1000, page_token=token)
+            found |= {run.info.run_id: dict(run.data.tags) for run in page}
+            token = page.token
+            if not token:
+                break
+        return found
+
+
+def has_models(registry: ModelRegistry) -> bool:
+    """False for a local store that was never made: looking must not make it."""
+    uri = registry.tracking_uri
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
+def table_scope(name: str, version: ModelVersion, inputs_id: str | None) -> tuple[str, Scope]:
+    """Table and scope of a name in ``table_versions``."""
+    if name == "raw_histories":
+        return "histories", {"space_id": RAW_SPACE}
+    if name in ("features", "histories"):
+        return name, {"space_id": version.tag("space") or ""}
+    return name, {"inputs_id": inputs_id} if name == "fm_inputs" and inputs_id else {}
