@@ -124,7 +124,7 @@ class ReaderConfig(Strict):
 
     key: str = Field(description="a key of dataset.histories.keys")
     tokens: Literal["fm", "raw", "control"] = "fm"
-    kinds: list[Literal["mean", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
+    kinds: list[Literal["mean", "newest", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
     half_lives_hours: list[float] = Field(default=[1.0, 6.0, 48.0], description="of decayed sums; learned from here on")
     dim: int = Field(default=24, ge=1)
     heads: int = Field(default=2, ge=1)

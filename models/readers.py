@@ -128,6 +128,18 @@ class MeanReader(nn.Module):
         return (mask / mask.sum(dim=1, keepdim=True))[:, None]
 
 
+class NewestReader(nn.Module):
+    """The newest token alone: the key's last known state, undiluted."""
+
+    pooled = 1
+
+    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
+        """Weights [R, 1, L] of the tokens, which stand newest first."""
+        weights = torch.zeros_like(encoded.scale)
+        weights[:, 0] = tokens.mask[:, 0].to(weights.dtype)
+        return weights[:, None]
+
+
 class DecayedReader(nn.Module):
     """Sums that halve with age, one a half-life; the half-lives are learned from the given ones on."""
 
@@ -219,7 +231,9 @@ def _token_encoder(
     return FmTokens(inputs) if config.tokens == "fm" else ControlTokens(inputs)
 
 
-def _reader(kind: str, config: ReaderConfig) -> MeanReader | DecayedReader | AttentionReader:
+def _reader(kind: str, config: ReaderConfig) -> MeanReader | NewestReader | DecayedReader | AttentionReader:
     if kind == "attention":
         return AttentionReader(config.dim, config.heads)
+    if kind == "newest":
+        return NewestReader()
     return DecayedReader(config.half_lives_hours) if kind == "decayed" else MeanReader()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from feature_store.config import DatasetConfig, Duration, Name, Strict
 from models.config import FmConfig, ReaderConfig, VmConfig
+from pipelines.config_errors import error_line
 from pipelines.errors import ConfigError
 from pipelines.schedule_config import ScheduleConfig
 
@@ -90,6 +91,17 @@ class ProjectConfig(Strict):
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="when the scheduler runs what")
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _readers_have_histories(self) -> Self:
+        for field in ("loopfm_readers", "raw_readers"):
+            for reader in getattr(self.vm, field):
+                if reader.key not in self.dataset.histories.keys:
+                    raise ValueError(
+                        f"vm.{field}: got key {reader.key!r}; allowed: a key of dataset.histories.keys,"
+                        f" one of {sorted(self.dataset.histories.keys)}"
+                    )
+        return self
+
     @property
     def name(self) -> Name:
         """Name of the data set: the folder of its tables and the prefix of its registered models."""
@@ -133,12 +145,4 @@ def parse_config(raw: dict[str, Any], origin: str) -> ProjectConfig:
     try:
         return ProjectConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(origin, problem) for problem in error.errors())) from error
-
-
-def _line(origin: str, problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "(top)"
-    message = problem["msg"].removeprefix("Value error, ")
-    got = problem.get("input")
-    shown = "" if isinstance(got, dict | list) or problem["type"] == "missing" else f"; got {got!r}"
-    return f"{origin}: {field}: {message}{shown}"
+        raise ConfigError("\n".join(error_line(ProjectConfig, origin, p) for p in error.errors())) from error

@@ -36,7 +36,7 @@ def make_pool(lengths, seed=0):
     )
 
 
-def make_reader(tokens, kinds=("mean", "decayed", "attention"), length=None):
+def make_reader(tokens, kinds=("mean", "newest", "decayed", "attention"), length=None):
     torch.manual_seed(1)
     config = ReaderConfig(key="item", tokens=tokens, kinds=list(kinds), dim=DIM, heads=2, length=length)
     reader = HistoryReader(config, INPUTS, TABLE.shape[1], lambda rows: TABLE[rows])
@@ -78,10 +78,10 @@ def slow_read(reader, kind, pool, row, t, query):
     tokens = [slow_token(reader, kind, pool, at, t) for at in places]
     vectors, logs = [v for v, _ in tokens], [a for _, a in tokens]
     hours = [(t - int(pool.event_ts[at])) / HOUR for at in places]
-    out = [sum(vectors) / len(vectors)]
+    out = [sum(vectors) / len(vectors), vectors[0]]
     for half_life in (1.0, 6.0, 48.0):
         out.append(sum(v * 2 ** (-h / half_life) for v, h in zip(vectors, hours, strict=True)) / 8)
-    for head, slope in enumerate(reader.kinds[2].age_slope.tolist()):
+    for head, slope in enumerate(reader.kinds[3].age_slope.tolist()):
         q = query[head * DIM : (head + 1) * DIM].double()
         scores = [float(q @ v) / math.sqrt(DIM) + slope * a for v, a in zip(vectors, logs, strict=True)]
         weights = [math.exp(s - max(scores)) for s in scores]

@@ -32,7 +32,23 @@ def broken(path: str, value: Any) -> str:
         ("dataset.verticals.feed.label", "buy", "verticals.feed.label: got ['buy']; allowed: ['click', 'purchase']"),
         ("dataset.verticals.feed.features", ["nope"], "verticals.feed.features: got ['nope']; allowed:"),
         ("dataset.histories.keys", {"u": ["nobody"]}, "histories.keys.u.key: got ['nobody']; allowed:"),
-        ("dataset.unknown", 1, "conf/x.yaml: dataset.unknown: Extra inputs are not permitted"),
+        ("dataset.unknown", 1, "conf/x.yaml: dataset.unknown: no such setting; "),
+        (
+            "vm.base.train.epoch",
+            1,
+            "vm.base.train.epoch: no such setting; did you mean epochs? allowed: ['batch_size', ",
+        ),
+        ("fm.blocks", {"mlp": {"units": [8]}}, "fm.blocks.mlp: got no kind; allowed: kind: one of ['cross', 'dot', "),
+        (
+            "fm.blocks",
+            {"mlp": {"kind": "mlp", "units": [8], "layer": 1}},
+            "no such setting; allowed: ['dropout', 'kind'",
+        ),
+        (
+            "vm.raw_readers",
+            [{"key": "nobody"}],
+            "vm.raw_readers: got key 'nobody'; allowed: a key of dataset.histories",
+        ),
         (
             "fm.codec",
             {"dim": 16, "prefixes": [8]},
