@@ -116,7 +116,7 @@ class VerbOperator(BaseOperator):
             os.killpg(self._process.pid, signal.SIGTERM)
 
     def _arguments(self, context: Any) -> list[str]:
-        shown = [str(argument) for argument in self.arguments]
+        shown = [str(argument) for argument in self.arguments if argument]
         if any("{part}" in argument for argument in shown):
             part = part_of(self.conf, context, newest_closed=self.newest_closed)
             self.log.info("partition %s", part)

@@ -17,9 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("up", help="start Airflow and MLflow's page").add_argument("--upgrade", action="store_true")
     verbs.add_parser("down", help="end what up started")
+    verbs.add_parser("demo", help="the whole loop through Airflow on the generated world")
     own = verbs.add_parser("airflow", help="run Airflow's own command line on this site")
     own.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
+    from pipelines.orchestration.demo import demo
     from pipelines.orchestration.services import down, up
 
     try:
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             up(site, options.upgrade)
         elif options.verb == "down":
             down(site)
+        elif options.verb == "demo":
+            demo(site)
         else:
             command = [sys.executable, "-m", "airflow", *options.arguments]
             os.chdir(REPOSITORY)

@@ -108,6 +108,7 @@ class Site:
             "AIRFLOW__SCHEDULER__ENABLE_TRACEMALLOC": "False",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             CONF_SETTING: str(conf_folder()),
             DATA_ROOT_SETTING: str(data_root().resolve()),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,16 @@ def save_facts(facts: Mapping[str, Any] | None) -> None:
     """Leave ``facts`` where the scheduler asked for them; without one there is nothing to do."""
     target = os.environ.get(FACTS_SETTING)
     if target and facts is not None:
-        Path(target).write_text(json.dumps(facts, default=str))
+        Path(target).write_text(json.dumps(_plain(facts), default=str))
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN, and Airflow's API refuses it: null stands for a figure that is none."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def written(context: RunContext, since: int) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from pipelines.orchestration.processes import (
 )
 
 COMPONENTS = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 
 
 def commands(site: Site) -> dict[str, list[str]]:
