@@ -20,8 +20,8 @@ from pipelines.report_rows import arm_label, value_lines
 SHOWN_VERSIONS = 20
 OVER_TIME = ("ne", "tr", "calibration")
 COLUMNS = [
-    "vertical", "arm", "seed", "slice", "metric", "value", "low", "high", "rows", "model_version", "last_part",
-    "computed_at",
+    "vertical", "arm", "seed", "slice", "metric", "value", "low", "high", "rows", "model_version", "first_part",
+    "last_part", "computed_at",
 ]  # fmt: skip
 GATE_ARM = "gate"
 
@@ -92,8 +92,8 @@ def _staleness(context: RunContext, champion: ModelVersion | None, parts: list[s
 def series(figures: pa.Table) -> dict[str, list[dict[str, Any]]]:
     """Metric -> one line an arm: its label and its points by partition, the newest measurement of each.
 
-    A point is the figure of one partition, or of a comparison at the last partition that it covers. Seeds are left out:
-    their mean is a figure of its own.
+    A point is the figure of one partition, or else of a comparison at the last partition that it covers. Seeds are left
+    out: their mean is a figure of its own.
     """
     wanted = figures.filter(
         pc.and_(
@@ -105,9 +105,8 @@ def series(figures: pa.Table) -> dict[str, list[dict[str, Any]]]:
         )
     )
     newest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in wanted.sort_by("computed_at").to_pylist():
-        own = row["slice"] != ALL_ROWS
-        part = row["slice"].removeprefix(PART_SLICE) if own else row["last_part"]
+    for row in sorted(wanted.to_pylist(), key=lambda row: (_of_one_part(row), row["computed_at"])):
+        part = row["slice"].removeprefix(PART_SLICE) if row["slice"] != ALL_ROWS else row["last_part"]
         newest[row["metric"], row["arm"], part] = row
     found: dict[str, dict[str, list[dict[str, Any]]]] = {metric: {} for metric in OVER_TIME}
     for (metric, arm, part), row in sorted(newest.items()):
@@ -117,6 +116,10 @@ def series(figures: pa.Table) -> dict[str, list[dict[str, Any]]]:
         metric: [{"arm": arm, "label": arm_label(arm), "points": points} for arm, points in lines.items()]
         for metric, lines in found.items()
     }
+
+
+def _of_one_part(row: dict[str, Any]) -> bool:
+    return row["slice"] != ALL_ROWS or row["first_part"] == row["last_part"]
 
 
 def _value(vertical: str, figures: pa.Table) -> list[str]:
