@@ -1,0 +1,133 @@
+"""Predictor-guided search (Yin et al., arXiv 2311.07870): fit predictors, let a policy find what they like, try it.
+
+Each round fits the ensemble on all finished trials, trains a policy by REINFORCE on the predictors alone, and takes the
+best configurations that the policy drew on its way; their real results go into the next round's fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from search.errors import ProposalError, SpaceError
+from search.parameters import Floats
+from search.predictor.ensemble import EnsembleSettings, RankEnsemble
+from search.predictor.labels import label
+from search.predictor.policy import Choices, FactorisedPolicy, PolicySettings
+from search.proposer import HistoryProposer, check_ask, new_configs
+from search.space import Config, SearchSpace, config_key
+from search.trial import Trial, done
+
+WORST = 3.0
+"""Score of a configuration that the rules forbid, in deviations of the trials' scores."""
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """Of one search.
+
+    ``first``: random trials before the first fit. ``batch``: trials between two fits. ``flops_weight``: a of the reward
+    -(1 - a) * NE - a * FLOPs. ``horizon``: epochs of a full training where trials are shorter ones; their labels are
+    then trends. ``explore``: share of each round that is drawn at random.
+    """
+
+    first: int = 20
+    batch: int = 10
+    flops_weight: float = 0.0
+    horizon: int | None = None
+    explore: float = 0.1
+    ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+
+class PredictorSearch(HistoryProposer):
+    """The method as a proposer.
+
+    Args:
+        space: any space with decisions.
+        seed: of all random choices.
+        settings: of the search.
+
+    Raises:
+        SpaceError: ``settings.flops_weight`` is no share.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0, settings: PredictorSettings | None = None) -> None:
+        super().__init__(space, seed)
+        self.settings = settings or PredictorSettings()
+        if not 0 <= self.settings.flops_weight <= 1:
+            raise SpaceError(f"flops_weight: got {self.settings.flops_weight}; allowed: 0 to 1")
+        self._round: tuple[int, list[Config]] | None = None
+
+    def ask(self, history: Sequence[Trial], budget_left: int, k: int) -> list[Config]:
+        """See ``Proposer.ask``."""
+        check_ask(self.space, history, budget_left, k)
+        seen = {config_key(trial.config) for trial in history}
+        rng = np.random.default_rng([self.seed, len(history)])
+        start = self._round_start(len(history))
+        if start is None or len(done(history[:start])) < 2:
+            return new_configs(self.space, rng, k, seen)
+        ranked = [config for config in self._ranked(history[:start]) if config_key(config) not in seen]
+        configs = ranked[:k]
+        seen |= {config_key(config) for config in configs}
+        return configs + new_configs(self.space, rng, k - len(configs), seen)
+
+    def _round_start(self, trials: int) -> int | None:
+        """Trials that the fit of the current round sees; None while trials are random."""
+        s = self.settings
+        return None if trials < s.first else trials - (trials - s.first) % s.batch
+
+    def _ranked(self, known: Sequence[Trial]) -> list[Config]:
+        """Proposals of the round that starts after ``known``, in order; kept for the round's other trials."""
+        if self._round is None or self._round[0] != len(known):
+            self._round = (len(known), self._search(known))
+        return self._round[1]
+
+    def _search(self, known: Sequence[Trial]) -> list[Config]:
+        rng = np.random.default_rng([self.seed, len(known), 1])
+        ensemble = self._fit(known, int(rng.integers(2**31)))
+        judge = _Judge(self.space, ensemble, self.settings.flops_weight)
+        policy = FactorisedPolicy(self.space.factors, self.settings.policy)
+        policy.train(judge.rewards, rng)
+        seen = {config_key(trial.config) for trial in known}
+        best = [config for config in judge.best() if config_key(config) not in seen]
+        if not best and not judge.scores:
+            raise ProposalError("the policy drew no configuration that the space's rules allow; loosen the rules")
+        random = round(self.settings.explore * self.settings.batch)
+        chosen = best[: self.settings.batch - random]
+        return chosen + new_configs(self.space, rng, random, seen | {config_key(config) for config in chosen})
+
+    def _fit(self, known: Sequence[Trial], seed: int) -> RankEnsemble:
+        trials = done(known)
+        targets = np.array([[label(trial, self.settings.horizon), trial.flops or 0.0] for trial in trials])
+        x = self.space.encode_all([trial.config for trial in trials])
+        return RankEnsemble(x, targets, seed, self.settings.ensemble)
+
+
+class _Judge:
+    """Rewards from the predictors only, each distinct configuration scored once."""
+
+    def __init__(self, space: SearchSpace, ensemble: RankEnsemble, flops_weight: float) -> None:
+        self.space, self.ensemble, self.flops_weight = space, ensemble, flops_weight
+        self.scores: dict[str, tuple[float, Config]] = {}
+        self._of_choices: dict[bytes, float] = {}
+
+    def rewards(self, choices: Choices) -> Floats:
+        """Decisions [B, F] -> [B]."""
+        rows = {row.tobytes(): row for row in choices}
+        new = {key: self.space.assemble(row.tolist()) for key, row in rows.items() if key not in self._of_choices}
+        valid = {key: config for key, config in new.items() if self.space.allows(config)}
+        self._of_choices |= dict.fromkeys(new, -WORST)
+        if valid:
+            scores = self.ensemble.predict(self.space.encode_all(list(valid.values())))
+            weights = np.array([1 - self.flops_weight, self.flops_weight])
+            for (key, config), reward in zip(valid.items(), -(scores @ weights), strict=True):
+                self._of_choices[key] = float(reward)
+                self.scores[config_key(config)] = (float(reward), config)
+        return np.array([self._of_choices[row.tobytes()] for row in choices])
+
+    def best(self) -> list[Config]:
+        """Every configuration drawn, the highest reward first."""
+        return [config for _, config in sorted(self.scores.values(), key=lambda scored: -scored[0])]

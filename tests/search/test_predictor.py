@@ -1,0 +1,124 @@
+"""Predictor-guided search: trend labels, rank loss, the policy, rounds that resume, the price of FLOPs."""
+
+import numpy as np
+import pytest
+import torch
+
+from search.driver import Search
+from search.errors import HistoryError, SpaceError
+from search.parameters import Categorical
+from search.predictor.ensemble import EnsembleSettings, RankEnsemble, pairwise_loss
+from search.predictor.labels import label, trend_label
+from search.predictor.policy import FactorisedPolicy, PolicySettings
+from search.predictor.proposer import PredictorSearch, PredictorSettings
+from search.random_search import RandomSearch
+from search.space import SearchSpace, config_key
+from search.trial import Outcome, Trial, best, value
+from tests.search.objectives import mixed_space
+
+SMALL = PredictorSettings(
+    first=12, batch=4, ensemble=EnsembleSettings(members=3, steps=60), policy=PolicySettings(steps=150, batch=8)
+)
+OPTIMUM = (3, 0, 2, 4, 1, 2)
+
+
+def table_space():
+    return SearchSpace([Categorical(f"op{i}", (0, 1, 2, 3, 4)) for i in range(6)])
+
+
+def distance(config, trial_id):
+    """Its FLOPs grow where its NE falls."""
+    del trial_id
+    ne = float(sum(abs(config[f"op{i}"] - best) for i, best in enumerate(OPTIMUM)))
+    return Outcome(ne, flops=20.0 - ne)
+
+
+def test_trend_label():
+    line = [0.9 - 0.01 * epoch for epoch in range(1, 7)]
+    assert trend_label(line, 10) == pytest.approx(0.8)
+    assert trend_label(line, 6) == line[-1]
+    assert trend_label([0.8], 5) == 0.8
+    assert trend_label([0.9, 0.7, 0.8, 0.81], 8) == 0.8, "a rising tail is not extrapolated"
+
+
+def test_label_of_a_short_trial_is_its_trend():
+    trial = Trial(0, {}).finished(Outcome(0.8, curve=(1.0, 0.9, 0.85, 0.8)))
+    assert label(trial, None) == 0.8
+    assert label(trial, 6) == pytest.approx(0.7)
+
+
+def test_pairwise_loss():
+    wanted = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    right = torch.stack([wanted[:, 0], torch.zeros(3)], dim=1)[None]
+    assert pairwise_loss(right, wanted, 0.5) == 0
+    assert pairwise_loss(-right, wanted, 0.5) == pytest.approx((1.5 + 2.5 + 1.5) / 3)
+
+
+def test_ensemble_orders_unseen_configurations_on_both_heads():
+    space, rng = table_space(), np.random.default_rng(0)
+    configs = [space.sample(rng) for _ in range(260)]
+    x = space.encode_all(configs)
+    results = [distance(config, 0) for config in configs]
+    targets = np.array([[outcome.ne, -outcome.ne] for outcome in results])
+    ensemble = RankEnsemble(x[:160], targets[:160], seed=0, settings=EnsembleSettings(members=3, steps=80))
+    scores = ensemble.predict(x[160:])
+    assert scores.shape == (100, 2)
+    assert np.corrcoef(scores[:, 0], targets[160:, 0])[0, 1] > 0.9
+    assert np.corrcoef(scores[:, 1], targets[160:, 1])[0, 1] > 0.9
+
+
+def test_policy_finds_the_best_decisions_and_never_draws_what_is_not_there():
+    policy = FactorisedPolicy((5, 3, 2), PolicySettings(steps=400, entropy=0.0, learning_rate=0.05))
+    target, rng = np.array([4, 1, 0]), np.random.default_rng(0)
+    assert (policy.draw(500, rng).max(axis=0) == [4, 2, 1]).all()
+    policy.train(lambda choices: (choices == target).sum(axis=1).astype(float), rng)
+    assert (policy.probabilities.argmax(axis=1) == target).all()
+    assert policy.probabilities.max(axis=1).min() > 0.8
+
+
+def test_search_beats_random_and_proposes_nothing_twice():
+    history = Search(PredictorSearch(table_space(), settings=SMALL), distance, budget=40).run()
+    random = [Search(RandomSearch(table_space(), seed), distance, budget=40).run() for seed in range(5)]
+    assert value(best(history)) < np.mean([value(best(trials)) for trials in random])
+    assert len({config_key(trial.config) for trial in history}) == 40
+
+
+def test_a_round_goes_on_after_a_kill(tmp_path):
+    whole = Search(PredictorSearch(table_space(), 1, SMALL), distance, budget=20).run()
+    state = tmp_path / "state.json"
+    for until in (13, 15, 20):
+        search = Search(PredictorSearch(table_space(), 1, SMALL), distance, budget=20, state_file=state)
+        history = search.run(until=until)
+    assert history == whole
+
+
+def test_flops_weight_moves_proposals_to_cheaper_configurations():
+    def cheapest(weight):
+        settings = PredictorSettings(**{**SMALL.__dict__, "flops_weight": weight, "explore": 0.0})
+        history = Search(PredictorSearch(table_space(), 0, settings), distance, budget=24).run()
+        return np.mean([trial.flops for trial in history[12:]])
+
+    assert cheapest(0.9) < cheapest(0.0) - 1
+
+
+def test_failed_trials_and_mixed_spaces():
+    def half(config, trial_id):
+        if trial_id % 2:
+            raise ValueError("out of memory")
+        return Outcome(config["rate"] + config["layers"], flops=1.0)
+
+    history = Search(PredictorSearch(mixed_space(), settings=SMALL), half, budget=20).run()
+    assert sum(trial.state == "failed" for trial in history) == 10
+
+
+def test_rules_are_kept():
+    space = SearchSpace(table_space().parameters, rules=[lambda c: "op0 is 3" if c["op0"] == 3 else None])
+    history = Search(PredictorSearch(space, settings=SMALL), distance, budget=24).run()
+    assert all(trial.config["op0"] != 3 for trial in history)
+
+
+def test_errors():
+    with pytest.raises(SpaceError, match=r"flops_weight: got 2.0; allowed: 0 to 1"):
+        PredictorSearch(table_space(), settings=PredictorSettings(flops_weight=2.0))
+    with pytest.raises(HistoryError, match="two finished trials at least; got 1"):
+        RankEnsemble(np.zeros((1, 3)), np.zeros((1, 2)), seed=0)
