@@ -102,7 +102,7 @@ function tables(found) {
     el("td", {}, el("code", {}, [table.table, ...Object.values(table.scope)].join(" "))),
     el("td", { class: "number" }, table.version), el("td", { class: "number" }, table.partitions || "-"),
     el("td", { class: "number" }, table.rows ? number(table.rows) : "-"),
-    el("td", {}, table.rewritten.length ? table.rewritten.join(", ") : "none")));
+    el("td", {}, table.partitions ? table.rewritten.join(", ") || "none" : "-")));
   return el("table", {}, el("tr", {}, titles.map((title) => el("th", {}, title))), body);
 }
 

@@ -1,0 +1,69 @@
+"""The plugin as Airflow loads it, and its routes without a login."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parents[3] / "dags/plugin"
+
+
+@pytest.fixture(scope="module")
+def app(world):
+    from airflow.api_fastapi.app import init_auth_manager
+
+    from dags.plugin.app import create_app
+
+    init_auth_manager()
+    return create_app(world.conf, str(world.root))
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    from fastapi.testclient import TestClient
+
+    return TestClient(app)
+
+
+def test_no_route_answers_without_a_login(app, client):
+    values = {"project": "small", "name": "coverage.js"}
+    paths = [route.path.format(**values) for route in app.routes]
+    assert {"/coverage", "/vms", "/static/coverage.js", "/api/projects/small/lineage"} <= set(paths)
+    query = {"table": "examples", "part": "2026-01-01", "vertical": "feed", "version": "1", "dag_id": "small_data"}
+    assert {path: client.get(path, params=query).status_code for path in paths} == dict.fromkeys(paths, 401)
+    forged = {"Authorization": "Bearer nonsense"}
+    assert {client.get(path, params=query, headers=forged).status_code for path in paths} == {403}
+
+
+def test_airflow_finds_the_plugin_and_nothing_else_in_its_folder():
+    from airflow._shared.plugins_manager import _load_plugins_from_plugin_directory
+
+    plugins, errors = _load_plugins_from_plugin_directory(str(PLUGIN))
+    assert errors == {}
+    (plugin,) = plugins
+    assert [(view["url_route"], view["href"]) for view in plugin.external_views] == [
+        ("loopfm-coverage", "loopfm/coverage"),
+        ("loopfm-vms", "loopfm/vms"),
+    ]
+    assert "app" not in sys.modules
+
+
+def test_every_file_of_the_pages_is_their_own():
+    for file in (PLUGIN / "static").iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in text, file.name
+        assert "https:" not in text, file.name
+
+
+def test_loading_the_plugin_imports_neither_the_api_nor_heavy_libraries():
+    code = (
+        "import sys; from airflow.plugins_manager import AirflowPlugin\n"
+        "before = set(sys.modules); import dags.plugin.loopfm_plugin\n"
+        "heavy = {'torch', 'pyspark', 'mlflow', 'pandas', 'fastapi', 'deltalake'} & (set(sys.modules) - before)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PLUGIN.parents[1])
+    assert done.returncode == 0, done.stderr
