@@ -24,6 +24,23 @@ class VertexCell(nn.Module):
         self.gru = nn.GRUCell(types, hidden)
         self.gate = nn.Linear(hidden + positions, hidden)
         self.mapper = nn.Linear(hidden + positions, hidden, bias=False)
+        self._spread()
+
+    @torch.no_grad()
+    def _spread(self) -> None:
+        """Start from states that tell types and positions apart, and messages that keep their size over many edges.
+
+        A one-hot input has one entry that is not 0, so its weights need a standard deviation near 1. torch's default
+        (uniform within 1 / sqrt(H)) makes all vertices look alike: training then stands still for thousands of steps.
+        """
+        cut = self.hidden
+        nn.init.normal_(self.gru.weight_ih)
+        nn.init.normal_(self.gate.weight[:, cut:])
+        nn.init.normal_(self.mapper.weight[:, cut:], std=0.5)
+        # A gate that is half open halves a message.
+        nn.init.orthogonal_(self.mapper.weight[:, :cut], gain=2.0)
+        for gate in self.gru.weight_hh.chunk(3):
+            nn.init.orthogonal_(gate)
 
     def inputs(self, types: Tensor) -> Tensor:
         """Types [...] -> the part of the GRU's gates that they give [..., 3H]."""
