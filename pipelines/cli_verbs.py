@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,22 +79,18 @@ def plan(options: Namespace) -> None:
 
 def status(options: Namespace) -> None:
     """Coverage: table x partition."""
-    from pipelines.plan import part_states, ranges, source_targets, space_targets
+    from pipelines.inspection.coverage import coverage, known_parts
 
     context = context_of(options)
-    parts = sorted(context.store.ledger.coverage("examples", {}))
+    parts = known_parts(context)
     if not parts:
         print(f"{context.dataset.name}: nothing ingested yet")
         return
-    for target in source_targets(context) + [t for s in context.spaces.active() for t in space_targets(context, s)]:
-        states = part_states(context, target, parts)
-        counts = Counter(state.state for state in states.values())
-        rows = sum(state.rows for state in states.values())
-        print(
-            f"{target.label:30} {rows:>12,} rows  " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-        )
-        for first, last, state, count in ranges(parts, states):
-            if state.state not in ("done", "missing"):
+    for found in coverage(context, context.spaces.active(), parts):
+        counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
+        print(f"{found.target.label:30} {found.rows:>12,} rows  {counts}")
+        for first, last, state, count in found.ranges:
+            if state.state not in ("done", "missing", "outside"):
                 print(f"    {first} .. {last} ({count}): {state.state}: {state.reason}")
 
 

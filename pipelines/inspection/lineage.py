@@ -29,7 +29,7 @@ def lineage(context: RunContext, vertical: str, version: str) -> dict[str, Any]:
         raise StepError(f"{context.vm_name(vertical)}: no version {version!r}; there are {sorted(versions, key=int)}")
     vm = versions[version]
     space = next((s for s in context.spaces.all() if s.space_id == vm.tag("space")), None)
-    fm = None if space is None else next((found for found in book.fm if found.run_id == space.run_id), None)
+    fm = None if space is None else next((found for found in book.fm() if found.run_id == space.run_id), None)
     return {
         "vm": _model(context, vm, None) | {"arm": vm.tag("arm"), "config": vm.tag("config"), "gate": gate_of(vm)},
         "space": None if space is None else _space(context, space),
@@ -47,7 +47,7 @@ def fed(context: RunContext, part: str) -> list[dict[str, Any]]:
     book = ModelBook(context)
     models = [(vm, _vm_role(context, vm, part)) for name in context.dataset.heads for vm in book.vm(name)]
     spaces = {space.run_id: space for space in context.spaces.all()}
-    models += [(fm, _fm_role(context, fm, spaces.get(fm.run_id), part)) for fm in book.fm]
+    models += [(fm, _fm_role(context, fm, spaces.get(fm.run_id), part)) for fm in book.fm()]
     found = [(model, role) for model, role in models if role is not None]
     found.sort(key=lambda pair: pair[0].created_at, reverse=True)
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from feature_store.config import RAW_SPACE
@@ -14,7 +13,7 @@ from pipelines.registry import ModelRegistry
 
 VERSION_TAG = "loopfm.version."
 SQLITE = "sqlite:///"
-KINDS = "tags.`loopfm.kind` != ''"
+RUNS_A_SEARCH = 500
 
 
 @dataclass(frozen=True)
@@ -53,22 +52,21 @@ class ModelVersion:
 
 
 class ModelBook:
-    """Versions of a project's registered models; the tags of their runs are read once, not once a version."""
+    """Versions of a project's registered models, the newest first; none where nothing was ever registered."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._registry = context.registry
 
-    @property
     def fm(self) -> list[ModelVersion]:
-        """Versions of the project's FM, the newest first."""
-        return self._versions(self._context.fm_name)
+        """Versions of the project's FM."""
+        return self._versions(self._context.fm_name, None)
 
-    def vm(self, vertical: str) -> list[ModelVersion]:
-        """Versions of one vertical's VM, the newest first; none where nothing was ever registered."""
-        return self._versions(self._context.vm_name(vertical))
+    def vm(self, vertical: str, newest: int | None = None) -> list[ModelVersion]:
+        """Versions of one vertical's VM: all, or the ``newest`` ones and those that carry an alias."""
+        return self._versions(self._context.vm_name(vertical), newest)
 
-    def _versions(self, name: str) -> list[ModelVersion]:
+    def _versions(self, name: str, newest: int | None) -> list[ModelVersion]:
         from mlflow.exceptions import MlflowException
 
         if not has_models(self._registry):
@@ -78,31 +76,34 @@ class ModelBook:
             aliases = dict(client.get_registered_model(name).aliases)
         except MlflowException:
             return []
-        found = [
+        found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
+        named = {str(version) for version in aliases.values()}
+        found = [v for place, v in enumerate(found) if newest is None or place < newest or str(v.version) in named]
+        tags = self._run_tags([str(version.run_id) for version in found])
+        return [
             ModelVersion(
                 name=name,
                 version=str(version.version),
                 aliases=tuple(sorted(alias for alias, of in aliases.items() if str(of) == str(version.version))),
                 run_id=str(version.run_id),
                 created_at=int(version.creation_timestamp),
-                tags={**self._run_tags.get(str(version.run_id), {}), **(version.tags or {})},
+                tags={**tags.get(str(version.run_id), {}), **(version.tags or {})},
             )
-            for version in client.search_model_versions(f"name = '{name}'")
+            for version in found
         ]
-        return sorted(found, key=lambda version: int(version.version), reverse=True)
 
-    @cached_property
-    def _run_tags(self) -> dict[str, dict[str, str]]:
+    def _run_tags(self, run_ids: list[str]) -> dict[str, dict[str, str]]:
+        """Run id -> tags: one search for many runs in place of one call a run."""
         client = self._registry.client
         experiment = client.get_experiment_by_name(self._registry.experiment)
         found: dict[str, dict[str, str]] = {}
-        token: str | None = None
-        while experiment is not None:
-            page = client.search_runs([experiment.experiment_id], KINDS, max_results=1000, page_token=token)
-            found |= {run.info.run_id: dict(run.data.tags) for run in page}
-            token = page.token
-            if not token:
-                break
+        if experiment is None:
+            return found
+        for start in range(0, len(run_ids), RUNS_A_SEARCH):
+            wanted = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + RUNS_A_SEARCH])
+            query = f"attributes.run_id IN ({wanted})"
+            runs = client.search_runs([experiment.experiment_id], query, max_results=RUNS_A_SEARCH)
+            found |= {run.info.run_id: dict(run.data.tags) for run in runs}
         return found
 
 

@@ -37,7 +37,9 @@ def vms(context: RunContext) -> dict[str, Any]:
         "project": context.config.name,
         "newest": parts[-1] if parts else None,
         "verticals": [
-            _vertical(context, name, book.vm(name), figures.filter(pc.equal(figures["vertical"], name)), parts)
+            _vertical(
+                context, name, book.vm(name, SHOWN_VERSIONS), figures.filter(pc.equal(figures["vertical"], name)), parts
+            )
             for name in context.dataset.heads
         ],
     }
@@ -46,14 +48,13 @@ def vms(context: RunContext) -> dict[str, Any]:
 def _vertical(
     context: RunContext, name: str, versions: list[ModelVersion], figures: pa.Table, parts: list[str]
 ) -> dict[str, Any]:
-    """One vertical: its newest and every aliased version, staleness of its champion, series, the FM's value."""
+    """One vertical: its versions, staleness of its champion, series, the FM's value."""
     champion = next((version for version in versions if CHAMPION in version.aliases), None)
-    shown = [version for place, version in enumerate(versions) if place < SHOWN_VERSIONS or version.aliases]
     return {
         "name": name,
         "model": context.vm_name(name),
         "champion": None if champion is None else champion.version,
-        "versions": [_version(version) for version in shown],
+        "versions": [_version(version) for version in versions],
         "staleness": _staleness(context, champion, parts),
         "series": series(figures),
         "value": _value(name, figures),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from feature_store.errors import ContractError
+from pipelines.cli import main
 from pipelines.errors import ConfigError, StepError
 from pipelines.inspection.coverage import coverage, grid, known_parts
 from pipelines.inspection.partition import partition
@@ -118,3 +119,13 @@ def test_unknown_tables_and_partitions_are_refused_by_name(world):
         partition(world.context(), "nothing", {}, DAYS[0])
     with pytest.raises(ContractError, match="got partition '2026-01-01T13'"):
         partition(world.context(), "examples", {}, "2026-01-01T13")
+
+
+def test_status_prints_the_same_states(world, monkeypatch, capsys):
+    monkeypatch.setenv("LOOPFM_HOME", str(world.root))
+    assert main(["status", str(world.conf / "small.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (outputs,) = [line for line in lines if line.startswith(f"fm_outputs {SPACE}")]
+    assert outputs.endswith("2,000 rows  2 done, 1 failed, 1 missing, 2 outside")
+    assert f"    {DAYS[4]} .. {DAYS[4]} (1): failed: BadDataError: 3 rows of 1000 hold no item" in lines
+    assert not any("outside:" in line or "missing:" in line for line in lines)
