@@ -15,6 +15,7 @@ from benchmarks.projects import CACHE
 PINNED = Path(__file__).parent / "fuxictr.txt"
 PROGRAM = Path(__file__).parent / "fuxictr_deepfm.py"
 LICENCE = "Apache-2.0"
+LIMIT_SECONDS = 900
 
 
 def peer_python() -> Path:
@@ -41,12 +42,17 @@ def run_peer(python: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Run the peer's program on one task and return its result (both described there).
 
     Raises:
-        BenchmarkError: it failed.
+        BenchmarkError: it failed or did not end.
     """
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder, "task.json"), Path(folder, "result.json")
         asked.write_text(json.dumps(task))
-        done = subprocess.run([python, PROGRAM, asked, answer], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                [python, PROGRAM, asked, answer], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchmarkError(f"FuxiCTR did not end within {LIMIT_SECONDS} s") from error
         if done.returncode or not answer.exists():
             raise BenchmarkError(f"FuxiCTR failed: {(done.stderr or done.stdout)[-2000:]}")
         result: dict[str, Any] = json.loads(answer.read_text())
