@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from pipelines import cli_operate
+from pipelines import cli_operate, cli_search
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ARMS
@@ -146,6 +146,7 @@ VERBS: dict[str, tuple[Options, str]] = {
     "gate": (cli_operate.gate_options, "put a challenger through the gate without promoting it"),
     "compare": (cli_operate.compare_options, "train and measure every arm of a vertical on its newest windows"),
     "close-spaces": (cli_operate.close_options, "close spaces that no champion, rollback or challenger names"),
+    "search": (cli_search.search_options, "search a better VM; register the winner as challenger"),
     "maintain": (_nothing, "compact closed partitions, expire closed spaces, remove files that nobody needs"),
 }
 
@@ -172,12 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from feature_store.errors import FeatureStoreError
     from models.errors import ModelsError
     from pipelines.errors import PipelineError
+    from search.errors import SearchError
 
     options = parser().parse_args(arguments)
-    handlers = HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS
+    handlers = HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS | cli_search.SEARCH_HANDLERS
     try:
         save_facts(handlers[options.verb](options))
-    except (PipelineError, FeatureStoreError, ModelsError) as error:
+    except (PipelineError, FeatureStoreError, ModelsError, SearchError) as error:
         print(f"loopfm {options.verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

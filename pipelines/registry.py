@@ -24,6 +24,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLBACK = "rollback"
 IDEMPOTENCY_TAG = "loopfm.idempotency"
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own: its pages show runs below the one that this tag names."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,39 @@ class ModelRegistry:
         runs = self._runs(idempotency)
         return next((run for run in runs if run.info.status == "FINISHED"), None)
 
-    @contextmanager
-    def run(self, name: str, idempotency: str, tags: Mapping[str, str]) -> Iterator[str]:
-        """Run id of a training; an unfinished run of an earlier try is taken over. Failed when the body raises."""
-        unfinished = next((run for run in self._runs(idempotency) if run.info.status != "FINISHED"), None)
+    def unfinished_run(self, idempotency: str) -> Run | None:
+        """The run of an earlier try of exactly this training that did not finish, if there is one."""
+        return next((run for run in self._runs(idempotency) if run.info.status != "FINISHED"), None)
+
+    def open_run(self, name: str, idempotency: str, tags: Mapping[str, str]) -> str:
+        """Id of a run that counts as running from now on; an unfinished one of an earlier try is taken over."""
+        unfinished = self.unfinished_run(idempotency)
         if unfinished is None:
             all_tags = {**tags, IDEMPOTENCY_TAG: idempotency}
-            run_id = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id
-        else:
-            run_id = unfinished.info.run_id
-            self.client.update_run(run_id, status="RUNNING")
+            return str(self.client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id)
+        self.client.update_run(unfinished.info.run_id, status="RUNNING")
+        return str(unfinished.info.run_id)
+
+    def close_run(self, run_id: str) -> None:
+        """Mark a run as finished."""
+        self.client.set_terminated(run_id, "FINISHED")
+
+    @contextmanager
+    def run(self, name: str, idempotency: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """Run id of a training, opened as by ``open_run``. Finished after the body, failed when it raises."""
+        run_id = self.open_run(name, idempotency, tags)
         try:
             yield run_id
         except BaseException:
             self.client.set_terminated(run_id, "FAILED")
             raise
-        self.client.set_terminated(run_id, "FINISHED")
+        self.close_run(run_id)
+
+    def fail_children(self, parent_run_id: str) -> None:
+        """Mark runs below a parent that still count as running, whose processes are gone, as failed."""
+        query = f"tags.`{PARENT_TAG}` = '{parent_run_id}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment_id], query):
+            self.client.set_terminated(run.info.run_id, "FAILED")
 
     def log(self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Parameters (cut to MLflow's length) and finite metrics of a run."""
@@ -112,6 +131,11 @@ class ModelRegistry:
         from mlflow.entities import Metric
 
         self.client.log_batch(run_id, metrics=[Metric(metric, float(v), 0, step) for step, v in enumerate(values)])
+
+    def curve(self, run_id: str, metric: str) -> list[float]:
+        """What ``log_curve`` logged."""
+        points = self.client.get_metric_history(run_id, metric)
+        return [point.value for point in sorted(points, key=lambda point: point.step)]
 
     def log_files(self, run_id: str, folder: Path, artifact_path: str) -> None:
         """Copy a folder into the run's artifacts."""

@@ -82,12 +82,14 @@ def train_vm(
         run_id = str(finished.info.run_id)
         context.progress(f"train-vm: {vertical} {arm} already trained, run {run_id}")
     else:
-        tags = _tags(context, vertical, arm, seed, pinned, windows)
+        tags = run_tags(context, vertical, arm, seed, pinned, windows)
         with context.registry.run(f"{vertical} {arm} seed {seed}", idempotency, tags) as run_id:
             with timed(context.progress, f"train-vm: {vertical} {arm} seed {seed}"):
-                result = _fit(context, vertical, config, pinned, windows, seed, start[1] if start else None)
-            _record(context, run_id, config, result)
-    version = _register(context, vertical, space, run_id, validation_parts) if register and arm == recipe else None
+                result = fit(context, vertical, config, pinned, windows, seed, start[1] if start else None)
+            record(context, run_id, config, result)
+    version = (
+        register_challenger(context, vertical, space, run_id, validation_parts) if register and arm == recipe else None
+    )
     return TrainedVm(vertical, arm, seed, space.space_id, run_id, version)
 
 
@@ -106,7 +108,7 @@ def _champion(context: RunContext, vertical: str) -> tuple[str, VmArtifact]:
     return model.run_id, load_trained(context, model.run_id)
 
 
-def _fit(
+def fit(
     context: RunContext,
     vertical: str,
     config: VmConfig,
@@ -115,6 +117,7 @@ def _fit(
     seed: int,
     start: VmArtifact | None,
 ) -> VmTrainResult:
+    """Train one VM on pinned rows: windows are (training, validation) partitions."""
     known_at = context.dataset.clock.end(windows[1][-1])
     train, validation = (feed(context, vertical, config, pinned, parts, known_at) for parts in windows)
     inputs = vm_inputs(context, vertical, pinned.space)
@@ -124,9 +127,10 @@ def _fit(
     )  # fmt: skip
 
 
-def _tags(
+def run_tags(
     context: RunContext, vertical: str, arm: Arm, seed: int, pinned: PinnedRows, windows: tuple[list[str], list[str]]
 ) -> dict[str, str]:
+    """What a VM's run says of its making: rows, versions, space, settings, code."""
     tags = {
         "loopfm.kind": "vm",
         "loopfm.vertical": vertical,
@@ -141,7 +145,8 @@ def _tags(
     return tags | {f"loopfm.version.{table}": str(version) for table, version in pinned.versions.items()}
 
 
-def _record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainResult) -> None:
+def record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainResult) -> None:
+    """Log a trained VM, its settings, metrics and curve to its run."""
     folder = context.scratch / "vm" / run_id
     save_vm(result.artifact, folder / VM_ARTIFACTS)
     context.registry.log_files(run_id, folder / VM_ARTIFACTS, VM_ARTIFACTS)
@@ -151,7 +156,10 @@ def _record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainR
     shutil.rmtree(folder)
 
 
-def _register(context: RunContext, vertical: str, space: SpaceRecord, run_id: str, validation: list[str]) -> str:
+def register_challenger(
+    context: RunContext, vertical: str, space: SpaceRecord, run_id: str, validation: list[str]
+) -> str:
+    """Make a run's VM a version of the vertical's model, alias challenger unless it is the champion; the version."""
     name = context.vm_name(vertical)
     tags = {"loopfm.space": space.space_id, "loopfm.trained_until": validation[-1]}
     model = context.registry.register(name, run_id, VM_ARTIFACTS, tags)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.errors import ProposalError, SpaceError
+from search.errors import SpaceError
 from search.parameters import Floats
 from search.predictor.ensemble import EnsembleSettings, RankEnsemble
 from search.predictor.labels import label
@@ -82,28 +82,27 @@ class PredictorSearch(HistoryProposer):
     def _ranked(self, known: Sequence[Trial]) -> list[Config]:
         """Proposals of the round that starts after ``known``, in order; kept for the round's other trials."""
         if self._round is None or self._round[0] != len(known):
-            self._round = (len(known), self._search(known))
+            rng = np.random.default_rng([self.seed, len(known), 1])
+            seen = {config_key(trial.config) for trial in known}
+            best = [config for config in self.search_round(known, rng) if config_key(config) not in seen]
+            random = round(self.settings.explore * self.settings.batch)
+            chosen = best[: self.settings.batch - random]
+            seen |= {config_key(config) for config in chosen}
+            self._round = (len(known), chosen + new_configs(self.space, rng, random, seen))
         return self._round[1]
 
-    def _search(self, known: Sequence[Trial]) -> list[Config]:
-        rng = np.random.default_rng([self.seed, len(known), 1])
-        ensemble = self._fit(known, int(rng.integers(2**31)))
-        judge = _Judge(self.space, ensemble, self.settings.flops_weight)
-        policy = FactorisedPolicy(self.space.factors, self.settings.policy)
-        policy.train(judge.rewards, rng)
-        seen = {config_key(trial.config) for trial in known}
-        best = [config for config in judge.best() if config_key(config) not in seen]
-        if not best and not judge.scores:
-            raise ProposalError("the policy drew no configuration that the space's rules allow; loosen the rules")
-        random = round(self.settings.explore * self.settings.batch)
-        chosen = best[: self.settings.batch - random]
-        return chosen + new_configs(self.space, rng, random, seen | {config_key(config) for config in chosen})
+    def search_round(self, known: Sequence[Trial], rng: np.random.Generator) -> list[Config]:
+        """Configurations that the predictors like, the best first; those tried already may be among them."""
+        judge = _Judge(self.space, self.fit(known, rng), self.settings.flops_weight)
+        FactorisedPolicy(self.space.factors, self.settings.policy).train(judge.rewards, rng)
+        return judge.best()
 
-    def _fit(self, known: Sequence[Trial], seed: int) -> RankEnsemble:
+    def fit(self, known: Sequence[Trial], rng: np.random.Generator) -> RankEnsemble:
+        """Predictors of the finished trials."""
         trials = done(known)
         targets = np.array([[label(trial, self.settings.horizon), trial.flops or 0.0] for trial in trials])
         x = self.space.encode_all([trial.config for trial in trials])
-        return RankEnsemble(x, targets, seed, self.settings.ensemble)
+        return RankEnsemble(x, targets, int(rng.integers(2**31)), self.settings.ensemble)
 
 
 class _Judge:

@@ -1,0 +1,139 @@
+"""Step ``search``: look for a better VM of a vertical; its winner is registered and meets the gate as any other VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_store.spaces import SpaceRecord
+from pipelines.context import RunContext
+from pipelines.digest import digest
+from pipelines.errors import StepError
+from pipelines.search_objective import TrialTraining
+from pipelines.train_vm import register_challenger, run_tags
+from pipelines.vm_rows import PinnedRows, pin_rows, vm_inputs
+from search.driver import Search
+from search.ens.proposer import Acceptable
+from search.errors import BudgetError
+from search.methods import check_method, make_proposer
+from search.trial import Outcome, Trial, best, done
+
+STEP_VERSION = 1
+VERSION_TAG = "loopfm.version."
+KIND = {"loopfm.kind": "search"}
+HAND_SET = "hand-set"
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What to search with: ``method`` (search/methods.py), ``trials`` of the whole search, ``k`` of them at once.
+
+    ``time_limit_s`` of one trial; None: no limit. ``stop_after``: end this call after so many trials of the search.
+    """
+
+    trials: int
+    method: str = "predictor"
+    k: int = 1
+    seed: int = 0
+    time_limit_s: float | None = None
+    stop_after: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Where a search stands.
+
+    ``hand_set``: the recipe trained on the same rows. ``winner``: the trial of the lowest NE among those of at most its
+    FLOPs; None while the search is unfinished, or where no trial is as cheap. ``version``: the winner's, registered.
+    """
+
+    run_id: str
+    history: list[Trial]
+    hand_set: Outcome
+    winner: Trial | None
+    version: str | None
+
+
+def search_vm(
+    context: RunContext,
+    vertical: str,
+    space: SpaceRecord,
+    train_parts: list[str],
+    validation_parts: list[str],
+    plan: SearchPlan,
+) -> SearchResult:
+    """Train trials on ``train_parts``, compare them on ``validation_parts``, register the winner as challenger.
+
+    Trials are MLflow runs below one parent run and read the Delta versions that it pinned. A search that was cut off
+    goes on where it was; a finished one is looked up.
+
+    Raises:
+        StepError: windows not forward in time, or no trial has a result.
+        BudgetError: no trials.
+        SpaceError: unknown method, or a recipe that cannot be searched.
+    """
+    if max(train_parts) >= min(validation_parts):
+        raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
+    if plan.trials < 1:
+        raise BudgetError(f"got a budget of {plan.trials} trials; allowed: at least 1")
+    check_method(plan.method)
+    windows = (train_parts, validation_parts)
+    made_from = (context.config.vm, vm_inputs(context, vertical, space), windows)
+    chosen = (plan.method, plan.trials, plan.k, plan.seed, plan.time_limit_s)
+    idempotency = digest("search", STEP_VERSION, vertical, *chosen, context.store.identity("features"), *made_from)
+    finished = context.registry.finished_run(idempotency)
+    pinned = _pinned(context, space, idempotency, train_parts + validation_parts)
+    tags = run_tags(context, vertical, context.config.vm.recipe, plan.seed, pinned, windows)
+    name = f"search {vertical} {plan.method} seed {plan.seed}"
+    parent = str(finished.info.run_id) if finished else context.registry.open_run(name, idempotency, tags | KIND)
+    training = TrialTraining(
+        context.config, context.origin, context.root, context.run_id, vertical, space.space_id,
+        {table: int(version) for table, version in pinned.versions.items()}, windows, plan.seed, parent,
+    )  # fmt: skip
+    return _run(context, training, plan)
+
+
+def state_file(context: RunContext, parent: str) -> Path:
+    """Where a search's state lies while it runs."""
+    return context.scratch.parent / "search" / f"{parent}.json"
+
+
+def _pinned(context: RunContext, space: SpaceRecord, idempotency: str, parts: list[str]) -> PinnedRows:
+    """The versions that this search pinned when it began, or those of now."""
+    begun = context.registry.finished_run(idempotency) or context.registry.unfinished_run(idempotency)
+    if begun is None:
+        return pin_rows(context, space, parts)
+    tags = begun.data.tags
+    versions = {name.removeprefix(VERSION_TAG): int(tags[name]) for name in tags if name.startswith(VERSION_TAG)}
+    return PinnedRows(space, versions)
+
+
+def _run(context: RunContext, training: TrialTraining, plan: SearchPlan) -> SearchResult:
+    _, hand_set = training.train(training.hand_set, HAND_SET)
+    context.progress(f"search: the recipe as it is set: NE {hand_set.ne:.5f}, {hand_set.flops:.0f} FLOPs")
+    search = Search(
+        make_proposer(plan.method, training.vm_space, plan.seed, Acceptable(hand_set.ne, hand_set.flops)),
+        training,
+        budget=plan.trials,
+        state_file=state_file(context, training.parent),
+        k=plan.k,
+        time_limit_s=plan.time_limit_s,
+        progress=lambda line: context.progress(f"search: {line}"),
+    )
+    history = search.run(plan.stop_after)
+    context.registry.fail_children(training.parent)
+    if len(history) < plan.trials:
+        return SearchResult(training.parent, history, hand_set, None, None)
+    if not done(history):
+        raise StepError(f"search: none of {plan.trials} trials has a result; the first failed: {history[0].error}")
+    winner = best([trial for trial in done(history) if (trial.flops or 0.0) <= hand_set.flops])
+    version = None if winner is None else _register(context, training, winner)
+    context.registry.close_run(training.parent)
+    return SearchResult(training.parent, history, hand_set, winner, version)
+
+
+def _register(context: RunContext, training: TrialTraining, winner: Trial) -> str:
+    run_id, outcome = training.train(training.vm_space.to_vm(winner.config), f"trial {winner.id}")
+    context.registry.log(training.parent, {"winner": run_id}, {"winner_ne": outcome.ne, "winner_flops": outcome.flops})
+    space = context.space(training.space_id)
+    return register_challenger(context, training.vertical, space, run_id, training.windows[1])

@@ -1,0 +1,78 @@
+"""A search of VMs on the loop's tables: runs below one parent, pinned versions, resuming, the winner and its gate."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.errors import StepError
+from pipelines.promote import promote
+from pipelines.registry import CHALLENGER, PARENT_TAG
+from pipelines.search_vm import SearchPlan, search_vm, state_file
+from search.errors import BudgetError, SpaceError
+from tests.pipelines import loop_world
+
+VERTICAL = "feed"
+
+
+def run(loop, plan, context=None):
+    context = context or loop.again()
+    windows = loop_world.windows(context)
+    return context, search_vm(context, VERTICAL, context.space(), windows.vm_train, windows.vm_validation, plan)
+
+
+def children(context, parent):
+    query = f"tags.`{PARENT_TAG}` = '{parent}'"
+    return context.registry.client.search_runs([context.registry.experiment_id], query)
+
+
+def test_search_stops_goes_on_and_registers_the_winner(loop):
+    plan = SearchPlan(trials=4, method="random")
+    context, begun = run(loop, SearchPlan(trials=4, method="random", stop_after=2))
+    assert (len(begun.history), begun.winner, begun.version) == (2, None, None)
+    assert context.registry.client.get_run(begun.run_id).info.status == "RUNNING"
+    assert state_file(context, begun.run_id).exists()
+    context, result = run(loop, plan)
+    assert result.run_id == begun.run_id
+    assert result.history[:2] == begun.history
+    assert [trial.state for trial in result.history] == ["done"] * 4
+    assert context.registry.client.get_run(result.run_id).info.status == "FINISHED"
+    runs = children(context, result.run_id)
+    assert len(runs) == 5, "four trials and the recipe, each trained once"
+    parent_tags = context.registry.run_tags(result.run_id)
+    for child in runs:
+        assert child.data.tags["loopfm.version.features"] == parent_tags["loopfm.version.features"]
+        assert child.data.metrics["search_flops"] > 0
+    cheap = [trial for trial in result.history if trial.flops <= result.hand_set.flops]
+    if cheap:
+        assert result.winner.ne == min(trial.ne for trial in cheap)
+        challenger = context.registry.by_alias(context.vm_name(VERTICAL), CHALLENGER)
+        assert challenger.version == result.version
+        assert promote(context, VERTICAL, result.version, approve=True).verdict in ("passed", "hold")
+    else:
+        assert result.winner is None
+    again = run(loop, plan)[1]
+    assert again == result
+    assert len(children(context, result.run_id)) == 5
+
+
+def test_a_trial_in_a_worker_process_gives_the_same_result(loop):
+    serial = run(loop, SearchPlan(trials=1, method="random", seed=1))[1]
+    limited = run(loop, SearchPlan(trials=1, method="random", seed=1, time_limit_s=300))[1]
+    assert limited.run_id != serial.run_id
+    assert limited.history == serial.history
+
+
+def test_refusals(loop, capsys):
+    with pytest.raises(BudgetError, match="got a budget of 0 trials"):
+        run(loop, SearchPlan(trials=0))
+    with pytest.raises(SpaceError, match="method 'grid': there is none of that name; there are"):
+        run(loop, SearchPlan(trials=1, method="grid"))
+    context = loop.again()
+    windows = loop_world.windows(context)
+    with pytest.raises(StepError, match="validation must lie after training"):
+        search_vm(
+            context, VERTICAL, context.space(), windows.vm_validation, windows.vm_train, SearchPlan(trials=1)
+        )  # fmt: skip
+    assert main(["search", "nowhere.yaml", "--vertical", VERTICAL, "--trials", "1"]) == 1
+    assert "nowhere.yaml" in capsys.readouterr().err
