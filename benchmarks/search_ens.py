@@ -28,6 +28,8 @@ ENS_OVER_MYOPIC = 1.08
 FASTER = 5.0
 JUDGED = 300
 REPEATS = 20
+EXACT_QUERIES = (2, 3, 4, 6)
+PROOFS = (Key("proof", "exact", 0), Key("proof", "pruning", 0))
 
 
 class EnsSettings(Strict):
@@ -40,7 +42,6 @@ class EnsSettings(Strict):
     budgets: list[int]
     batch_sizes: list[int]
     batch_queries: int
-    batch_repeats: int
     greedy_batch_repeats: int
     samples: int
     timed_at: list[int]
@@ -52,24 +53,23 @@ SETTINGS = EnsSettings
 
 def body(settings: EnsSettings, report: Report, runs: Runs) -> None:
     """Proofs on small pools, then pruning, sequential search and batches on CiteSeer."""
-    add_exact(settings.exact_pools, report)
     weights, positives = citeseer(settings, report)
     report.add("points", len(positives), at_least(39_788))
     report.add("positives", int(positives.sum()), at_least(2_190))
-    add_pruning(settings, weights, positives, report)
     model = KnnModel(weights)
     runs.complete(keys(settings), lambda key: search(settings, model, positives, key), report)
+    add_proofs(runs, report)
     add_sequential(settings, runs, report)
     for size in settings.batch_sizes:
         add_batch(size, settings, runs, report)
 
 
 def keys(settings: EnsSettings) -> Iterator[Key]:
-    """Sequential runs of every seed, then batches; the costly greedy batches last."""
+    """Proofs, then seed by seed all policies; the costly greedy batches last."""
+    yield from PROOFS
     for seed in range(settings.repeats):
         for method in sequential_methods(settings):
             yield Key("citeseer", method, seed)
-    for seed in range(settings.batch_repeats):
         for size in settings.batch_sizes:
             for method in ("myopic", "simulated"):
                 yield Key(f"batch_{size}", method, seed)
@@ -100,6 +100,8 @@ def citeseer(settings: EnsSettings, report: Report) -> tuple[csr_matrix, np.ndar
 
 def search(settings: EnsSettings, fresh: KnnModel, positives: np.ndarray, key: Key) -> Record:
     """One run: the positives found after each query, the one known at the start left out."""
+    if key.function == "proof":
+        return exactness(settings.exact_pools) if key.method == "exact" else pruning(settings, fresh, positives)
     model = fresh.copy()
     start = int(np.random.default_rng(key.seed).choice(np.flatnonzero(positives)))
     model.observe(start, 1)
@@ -137,47 +139,61 @@ def batched(model: KnnModel, positives: np.ndarray, key: Key, size: int, setting
     return found
 
 
-def add_exact(pools: int, report: Report) -> None:
+def exactness(pools: int) -> Record:
     """The look-ahead against dynamic programming on random pools: never above it, and equal to it with two queries."""
     excess: list[float] = []
-    loss_two: list[float] = []
-    lost: list[float] = []
+    lost: dict[int, list[float]] = {queries: [] for queries in EXACT_QUERIES}
     for seed in range(pools):
         rng = np.random.default_rng(seed)
         model = KnnModel(random(LARGEST, LARGEST, 0.4, random_state=seed, format="csr"), prior=(0.1, 0.9))
         model.observe(int(rng.integers(LARGEST)), 1)
-        for queries in (2, 3, 4, 6):
+        for queries in EXACT_QUERIES:
             best = optimal_value(model, queries)
             gap = best - policy_value(model, queries, lambda state, left: pick(state, left - 1).index)
             excess.append(max(-gap, 0.0))
-            (loss_two if queries == 2 else lost).append(gap / best)
-    report.add("exact_excess_over_optimum", max(excess), at_most(1e-9))
-    report.add("exact_loss_two_queries_left", max(map(abs, loss_two)), at_most(1e-9))
-    report.add("exact_mean_loss_3_to_6_queries", float(np.mean(lost)))
+            lost[queries].append(gap / best)
+    later = [loss for queries, losses in lost.items() if queries > 2 for loss in losses]
+    return {"excess": max(excess), "lost_two": max(map(abs, lost[2])), "lost_later": float(np.mean(later))}
 
 
-def add_pruning(settings: EnsSettings, weights: csr_matrix, positives: np.ndarray, report: Report) -> None:
-    """Seconds of pruned and unpruned picks at the same states, and whether they agree."""
-    model, seconds, same, share = KnnModel(weights), {True: 0.0, False: 0.0}, True, []
+def pruning(settings: EnsSettings, fresh: KnnModel, positives: np.ndarray) -> Record:
+    """Seconds (of the processor) of pruned and unpruned picks at the same states, and whether they agree."""
+    model, seconds, same, share = fresh.copy(), {True: 0.0, False: 0.0}, True, []
     model.observe(int(np.flatnonzero(positives)[0]), 1)
-    last = max(settings.timed_at)
-    for observed in range(1, last + 1):
+    for observed in range(1, max(settings.timed_at) + 1):
         remaining = JUDGED - observed
         chosen = pick(model, remaining)
         if observed in settings.timed_at:
             picks = {}
             for prune in (True, False):
-                start = time.perf_counter()
+                start = time.process_time()
                 picks[prune] = pick(model, remaining, prune=prune)
-                seconds[prune] += time.perf_counter() - start
+                seconds[prune] += time.process_time() - start
             same = same and picks[True].index == picks[False].index and picks[True].score == picks[False].score
             share.append(picks[True].scored / picks[False].scored)
         model.observe(chosen.index, int(positives[chosen.index]))
-    report.add("pruned_same_picks", float(same), at_least(1))
-    report.add("pruned_scored_share", float(np.mean(share)))
-    report.add("pruned_seconds_a_pick", seconds[True] / len(settings.timed_at))
-    report.add("unpruned_seconds_a_pick", seconds[False] / len(settings.timed_at))
-    report.add("pruned_speedup", seconds[False] / seconds[True], at_least(FASTER))
+    states = len(settings.timed_at)
+    return {
+        "same": same,
+        "scored_share": float(np.mean(share)),
+        "pruned": seconds[True] / states,
+        "unpruned": seconds[False] / states,
+    }
+
+
+def add_proofs(runs: Runs, report: Report) -> None:
+    """Figures of dynamic programming and of pruning."""
+    exact, prune = (runs.results.get(key) for key in PROOFS)
+    if exact is not None:
+        report.add("exact_excess_over_optimum", exact["excess"], at_most(1e-9))
+        report.add("exact_loss_two_queries_left", exact["lost_two"], at_most(1e-9))
+        report.add("exact_mean_loss_3_to_6_queries", exact["lost_later"])
+    if prune is not None:
+        report.add("pruned_same_picks", float(prune["same"]), at_least(1))
+        report.add("pruned_scored_share", prune["scored_share"])
+        report.add("pruned_seconds_a_pick", prune["pruned"])
+        report.add("unpruned_seconds_a_pick", prune["unpruned"])
+        report.add("pruned_speedup", prune["unpruned"] / prune["pruned"], at_least(FASTER))
 
 
 def add_sequential(settings: EnsSettings, runs: Runs, report: Report) -> None:

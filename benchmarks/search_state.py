@@ -88,17 +88,19 @@ def resumable(
     body: Callable[[Settings, Report, Runs], None],
     depends: Callable[[Settings], Any],
     argv: Sequence[str] | None = None,
+    shared_state: str | None = None,
 ) -> int:
     """``benchmark`` with ``--state FILE`` (default under LOOPFM_HOME) and ``--seconds N``; returns its exit code.
 
     Args:
         depends: the settings that a single run's result depends on.
+        shared_state: name of the default state of benchmarks that share runs; ``name`` when absent.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", add_help=False)
     parser.add_argument("--state", type=Path, help="finished runs, one a line (default: under LOOPFM_HOME)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no run after so long")
     own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    path = own.state or Path(home(), "benchmarks", f"{name}.jsonl")
+    path = own.state or Path(home(), "benchmarks", f"{shared_state or name}.jsonl")
 
     def with_runs(chosen: Settings, report: Report) -> None:
         body(chosen, report, Runs(path, depends(chosen), own.seconds))
