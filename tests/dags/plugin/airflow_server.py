@@ -35,7 +35,11 @@ def airflow_server(folder: Path, conf: Path, root: Path, patience: float = 900) 
             yield address
         finally:
             server.terminate()
-            server.wait(60)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _environment(folder: Path, conf: Path, root: Path, address: str) -> dict[str, str]:

@@ -137,7 +137,7 @@ def test_vms_show_value_series_and_lineage(page, address):
     panel = feed.locator(".panel")
     for text in ("vm-commit", "raw_histories", SPACE, "loopfm-small-fm version 1", "fm-commit"):
         expect(panel).to_contain_text(text)
-    frame.get_by_label("Partition").fill(DAYS[3])
+    frame.get_by_role("textbox", name="Partition").fill(DAYS[3])
     frame.get_by_role("button", name="Show").click()
     expect(frame.locator("#fed")).to_contain_text("validation")
 
