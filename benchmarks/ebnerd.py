@@ -14,12 +14,11 @@ from benchmarks.harness import BenchmarkError, MissingDataError, Report, at_leas
 from benchmarks.memory import measured_command
 from benchmarks.projects import ProjectSettings, command_environment, workspace
 from feature_store.config import Strict
-from feature_store.ingest import source_parts
-from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root
+from pipelines.config import DATA_ROOT_SETTING, Arm, data_root
 from pipelines.context import RunContext
 from pipelines.measure import ALL_ROWS, FM_ARM, Figure
 from pipelines.run import run_loop
-from pipelines.windows import run_windows
+from pipelines.windows import run_range, run_windows
 
 FM_AUC, FM_NE, BASE_NE = 0.82, 0.816, 0.913
 GAIN_OVER_CONTROL, TRANSFER = 0.012, 0.45
@@ -71,18 +70,9 @@ def run_one_seed(context: RunContext, report: Report) -> None:
 
 def seeds(context: RunContext, settings: EbnerdSettings) -> list[Figure]:
     """Figures of base, control, LoopFM and the FM over all seeds."""
-    windows = run_windows(context.config, *_range(context, context.config))
+    windows = run_windows(context.config, *run_range(context))
     result = run_loop(context, windows, ARMS, settings.seeds)
     return result.figures[settings.vertical]
-
-
-def _range(context: RunContext, config: ProjectConfig) -> tuple[str, str]:
-    if config.range is not None:
-        return config.range.first, config.range.last
-    found = source_parts(context.spark, config.dataset)
-    if found is None:
-        raise BenchmarkError(f"{context.origin}: the source holds no row with an event time")
-    return found
 
 
 def add_claims(figures: Sequence[Figure], report: Report) -> None:

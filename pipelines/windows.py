@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields
 
 from feature_store.clocks import HOUR_MS
 from pipelines.config import ProjectConfig
+from pipelines.context import RunContext
 from pipelines.errors import ConfigError
+
+DAY_TEXT = len("2023-05-25")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,25 @@ class RunWindows:
     def vm(self) -> list[str]:
         """Partitions that a VM trains, validates or is tested on."""
         return self.vm_train + self.vm_validation + self.test
+
+
+def run_range(context: RunContext, first: str | None = None, last: str | None = None) -> tuple[str, str]:
+    """First and last partition or day of a run: those given, else the project's ``range``, else the source's own days.
+
+    Raises:
+        ConfigError: the source holds no row with an event time.
+    """
+    declared = context.config.range
+    first = first or (declared.first if declared else None)
+    last = last or (declared.last if declared else None)
+    if first is None or last is None:
+        from feature_store.ingest import source_parts
+
+        found = source_parts(context.spark, context.dataset)
+        if found is None:
+            raise ConfigError(f"{context.origin}: the source holds no row with an event time; give --from and --to")
+        first, last = first or found[0][:DAY_TEXT], last or found[1][:DAY_TEXT]
+    return first, last
 
 
 def run_windows(config: ProjectConfig, first: str, last: str) -> RunWindows:
