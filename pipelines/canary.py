@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from feature_store.config import DatasetConfig, FeatureColumn
 from feature_store.spaces import SpaceRecord
+from models.feed import FeatureFeed
 from models.metrics import Scores, auc, normalized_entropy
 from models.vm_score import score_vm
 from models.vm_train import train_vm as fit_vm
-from pipelines.canary_feed import ShuffledFeed
+from pipelines.canary_feed import ShiftedFeed, ShuffledFeed
 from pipelines.canary_fm import late_cutoff_gain
 from pipelines.config import Arm, ProjectConfig
 from pipelines.context import RunContext
@@ -103,12 +104,12 @@ def planted_label_gain(honest: RunContext, space: SpaceRecord, windows: RunWindo
 
 
 def shifted_histories_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
-    """AUC gained by histories that are read one partition before they close: they reach into the future."""
-    shifted = honest.dataset.model_copy(update={"lag": -honest.dataset.grain})
+    """AUC gained by histories that are read as of one partition later: they reach into the future, labels included."""
+    grain = honest.dataset.grain
+    shifted = honest.dataset.model_copy(update={"lag": honest.dataset.lag - grain})
     leaky = scratch(honest, "shifted", _with_dataset(honest.config, shifted))
-    return _arm_auc(leaky, run_tables(leaky, windows), windows, vertical, "loopfm") - _arm_auc(
-        honest, space, windows, vertical, "loopfm"
-    )
+    scores = _scores_of(leaky, run_tables(leaky, windows), windows, vertical, lambda own: ShiftedFeed(own, grain))
+    return auc(scores.label, scores.p, scores.weight) - _arm_auc(honest, space, windows, vertical, "loopfm")
 
 
 LEAKS: dict[str, Callable[[RunContext, SpaceRecord, RunWindows, str], float]] = {
@@ -120,18 +121,28 @@ LEAKS: dict[str, Callable[[RunContext, SpaceRecord, RunWindows, str], float]] = 
 
 def shuffled_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
     """NE that a LoopFM arm reading other examples' histories gains over the control; at most noise when honest."""
-    config = honest.config.vm.arm("loopfm")
-    pinned = pin_rows(honest, space, windows.vm)
-    inputs = vm_inputs(honest, vertical, space)
-    known_at = honest.dataset.clock.end(windows.vm_validation[-1])
-    feeds = [
-        ShuffledFeed(feed(honest, vertical, config, pinned, parts, until))
-        for parts, until in ((windows.vm_train, known_at), (windows.vm_validation, known_at), (windows.test, ALL_KNOWN))
-    ]
-    trained = fit_vm(config, inputs, feeds[0], feeds[1], seed=0)
-    shuffled = score_vm(trained.artifact, feeds[2])
+    shuffled = _scores_of(honest, space, windows, vertical, ShuffledFeed)
     control = _arm_ne(honest, space, windows, vertical, "control")
     return control - normalized_entropy(shuffled.label, shuffled.p, shuffled.weight)
+
+
+def _scores_of(
+    context: RunContext,
+    space: SpaceRecord,
+    windows: RunWindows,
+    vertical: str,
+    wrong: Callable[[FeatureFeed], FeatureFeed],
+) -> Scores:
+    """Test scores of a LoopFM arm, trained and scored on feeds that ``wrong`` makes of the honest ones."""
+    config = context.config.vm.arm("loopfm")
+    pinned = pin_rows(context, space, windows.vm)
+    known_at = context.dataset.clock.end(windows.vm_validation[-1])
+    train, validation, test = (
+        wrong(feed(context, vertical, config, pinned, parts, until))
+        for parts, until in ((windows.vm_train, known_at), (windows.vm_validation, known_at), (windows.test, ALL_KNOWN))
+    )
+    trained = fit_vm(config, vm_inputs(context, vertical, space), train, validation, seed=0)
+    return score_vm(trained.artifact, test)
 
 
 def _planted(dataset: DatasetConfig, vertical: str) -> DatasetConfig:

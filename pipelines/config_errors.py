@@ -76,5 +76,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _tags(annotation: Any) -> set[str]:
     """Values of ``kind`` that tell the alternatives apart."""
-    kinds = [found.model_fields["kind"].annotation for found in _models(annotation) if "kind" in found.model_fields]
+    kinds: list[Any] = [
+        found.model_fields["kind"].annotation for found in _models(annotation) if "kind" in found.model_fields
+    ]
     return {str(tag) for kind in kinds for tag in typing.get_args(kind)}
