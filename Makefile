@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see docs/commands.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo loop up down airflow test test-slow check bench lock reference
+.PHONY: help env demo demo-airflow loop up down airflow test test-slow check bench lock reference
 
 export JAVA_HOME := $(shell scripts/system.sh --java)
 MISSING = $(shell scripts/system.sh 2>&1)
@@ -20,6 +20,9 @@ demo: env ## run the whole loop on a generated world (about 5 minutes)
 
 loop: env ## run the same loop without Airflow, in one process
 	@$(BIN)/loopfm run conf/demo.yaml
+
+demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it
+	@$(BIN)/python -m pipelines.orchestration demo
 
 up: env ## start Airflow and MLflow's page on this machine
 	@$(BIN)/python -m pipelines.orchestration up $(if $(UPGRADE),--upgrade)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -62,14 +63,14 @@ def body(settings: DagParse, report: Report) -> None:
     report.add("heavy_imports", len(heavy), at_most(0))
 
 
-def _probe(file: Path, kind: str) -> dict[str, object]:
+def _probe(file: Path, kind: str) -> dict[str, Any]:
     command = [sys.executable, "-c", PROBE, str(file), kind]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "AIRFLOW_HOME": folder}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise BenchmarkError(f"{file.name}: {done.stderr.strip().splitlines()[-1]}")
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

@@ -27,10 +27,10 @@ def fm_dag(project: Project) -> DAG:
             newest_closed=True,
         )  # fmt: skip
         space = "{{ ti.xcom_pull(task_ids='train_fm')['space'] }}"
-        first = "{{ ti.xcom_pull(task_ids='train_fm')['first_output'] }}"
+        first, last = (f"{{{{ ti.xcom_pull(task_ids='train_fm')['{end}_output'] }}}}" for end in ("first", "last"))
         plan = project.step(
-            "backfill", "The new space over its window, in chunks.", "--from", first, "--to", "{part}", "--dry-run",
-            task_id="plan", space=space, returns="chunks", newest_closed=True,
+            "backfill", "The new space over all that is ingested after its FM's windows, in chunks.",
+            "--from", first, "--to", last, "--dry-run", task_id="plan", space=space, returns="chunks",
         )  # fmt: skip
         written: Any = write_chunks(project, space, plan.output)
         close = project.step(

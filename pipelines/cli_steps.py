@@ -88,8 +88,12 @@ def train_fm(options: Namespace) -> Facts:
     space = step(context, train, validation, options.seed, options.processes)
     print(f"space {space.space_id}, run {space.run_id}, fm_train_cutoff {space.fm_train_cutoff}")
     metrics = context.registry.run_metrics(space.run_id)
-    first = context.dataset.clock.next(validation[-1])
-    return {**_mlflow(context, space.run_id), "space": space.space_id, "first_output": first, "metrics": metrics}
+    inputs = context.store.ledger.coverage("fm_inputs", {"inputs_id": space.inputs_id})
+    span = {
+        "first_output": context.dataset.clock.next(validation[-1]),
+        "last_output": max(part for part, entry in inputs.items() if entry.done),
+    }
+    return {**_mlflow(context, space.run_id), "space": space.space_id, **span, "metrics": metrics}
 
 
 def train_vm(options: Namespace) -> Facts:

@@ -46,7 +46,7 @@ def _runs(api: AirflowApi, path: Path) -> None:
     last = clock.next(first, world.days * DAY_MS // clock.grain_ms - 1)
     past = clock.next(last, -1)
     _run(api, f"{project}_backfill", {"first": first, "last": past, "space": "all"})
-    _run(api, f"{project}_fm", {"part": past})
+    _run(api, f"{project}_fm", {"part": last})
     _run(api, f"{project}_data", {}, partition_key=last)
     for vertical in config.dataset.heads:
         _run(api, f"{project}_vm_{vertical}", {"part": last, "compare": True})

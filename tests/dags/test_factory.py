@@ -1,0 +1,91 @@
+"""Dags come from YAML files alone: all of them load, a broken one takes only its own away, and parsing is light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from airflow.dag_processing.dagbag import DagBag
+
+from dags.bundle import ProjectsBundle
+from dags.factory import project_dags
+from pipelines.config import load_config
+from tests.pipelines import loop_world
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["data", "backfill", "fm", "maintenance"]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, conf_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectsBundle:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    return ProjectsBundle(name="loopfm")
+
+
+def load(bundle: ProjectsBundle) -> DagBag:
+    bundle.refresh()
+    return DagBag(bundle.path, safe_mode=False, bundle_path=bundle.path, bundle_name="loopfm")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("conf/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_project_gets_its_dags(path: Path) -> None:
+    dags, config = project_dags(str(path)), load_config(path)
+    kinds = [*KINDS, *(f"{kind}_{vertical}" for vertical in config.dataset.heads for kind in ("vm", "search"))]
+    assert set(dags) == {f"{config.name}_{kind}" for kind in kinds}
+    for dag in dags.values():
+        dag.validate()
+        dag.check_cycle()
+        assert dag.doc_md
+        assert all(task.doc_md for task in dag.tasks if type(task).__name__ == "VerbOperator")
+
+
+def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -> None:
+    dag = project_dags(str(project_file))["small_data"]
+    pools = {task.task_id: task.pool for task in dag.tasks}
+    spark = {"check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"}
+    assert {task for task, pool in pools.items() if pool == "spark"} == spark
+    assert pools["score"] == "trainer"
+    order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
+    for before, after in zip(order, [*order[1:], "score"], strict=True):
+        assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
+
+
+def test_nothing_that_a_backfill_runs_trains_or_promotes(project_file: Path) -> None:
+    dags = project_dags(str(project_file))
+    verbs = {getattr(task, "verb", None) or task.partial_kwargs["verb"] for task in dags["small_backfill"].tasks}
+    assert verbs == {"backfill", "write"}
+    assert {"train-vm", "promote", "train-fm"}.isdisjoint(
+        getattr(task, "verb", "") for task in dags["small_data"].tasks
+    )
+
+
+def test_a_broken_file_breaks_its_own_dags_only(bundle: ProjectsBundle, project_file: Path) -> None:
+    broken = loop_world.raw_settings(name="broken")
+    broken["dataset"]["grain"] = "7h"
+    (project_file.parent / "broken.yaml").write_text(yaml.safe_dump(broken))
+    bag = load(bundle)
+    assert set(bag.import_errors) == {"broken.py"}
+    assert "broken.yaml: dataset: grain: got 25200000 ms; allowed: a divisor of a day" in bag.import_errors["broken.py"]
+    assert {dag_id.split("_")[0] for dag_id in bag.dags} == {"small"}
+
+
+def test_loaders_follow_the_yaml_files(bundle: ProjectsBundle, project_file: Path) -> None:
+    bundle.initialize()
+    assert [path.name for path in bundle.path.iterdir()] == ["small.py"]
+    project_file.rename(project_file.with_name("renamed.yaml"))
+    bundle.refresh()
+    assert [path.name for path in bundle.path.iterdir()] == ["renamed.py"]
+    assert bundle.get_current_version() is None
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    code = (
+        "import json, sys; from dags.factory import project_dags; project_dags('conf/demo.yaml'); "
+        "print(json.dumps(sorted({'torch', 'pyspark', 'mlflow', 'pandas', 'deltalake'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
