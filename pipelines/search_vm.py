@@ -72,6 +72,19 @@ def search_vm(
         BudgetError: no trials.
         SpaceError: unknown method, or a recipe that cannot be searched.
     """
+    training = begin(context, vertical, space, train_parts, validation_parts, plan)
+    return _run(context, training, plan)
+
+
+def begin(
+    context: RunContext,
+    vertical: str,
+    space: SpaceRecord,
+    train_parts: list[str],
+    validation_parts: list[str],
+    plan: SearchPlan,
+) -> TrialTraining:
+    """Open a search's parent run, or find the one it has: how its trials are trained. Raises as ``search_vm``."""
     if max(train_parts) >= min(validation_parts):
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
     if plan.trials < 1:
@@ -86,11 +99,10 @@ def search_vm(
     tags = run_tags(context, vertical, context.config.vm.recipe, plan.seed, pinned, windows)
     name = f"search {vertical} {plan.method} seed {plan.seed}"
     parent = str(finished.info.run_id) if finished else context.registry.open_run(name, idempotency, tags | KIND)
-    training = TrialTraining(
+    return TrialTraining(
         context.config, context.origin, context.root, context.run_id, vertical, space.space_id,
         {table: int(version) for table, version in pinned.versions.items()}, windows, plan.seed, parent,
     )  # fmt: skip
-    return _run(context, training, plan)
 
 
 def state_file(context: RunContext, parent: str) -> Path:

@@ -24,7 +24,7 @@ BODY = "body"
 UNITS = (16, 32, 64)
 SMALLEST, LARGEST = 2, 5
 NO_READER = "none"
-READER_KINDS = (NO_READER, "mean", "attention", "decayed", "mean+attention", "mean+decayed+attention")
+READER_KINDS = (NO_READER, "mean", "attention", "newest", "mean+attention", "mean+decayed", "mean+attention+newest")
 
 
 class VmSpace(SearchSpace):
