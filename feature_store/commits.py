@@ -10,7 +10,8 @@ userMetadata. Who may commit:
 
 Both are checked when the commit starts and again right before Spark's job. What happens during the job is Delta's to
 detect: a commit to the same partitions in the meantime makes this one fail, whereupon the check is repeated and, if the
-attempt is still the newest, the job as well.
+attempt is still the newest, the job as well. Where tables lie on S3, Delta detects nothing across drivers: there a lock
+(``feature_store.commit_lock``) spans check, job and commit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from feature_store.commit_lock import commit_lock
 from feature_store.errors import FeatureStoreError, SupersededError
 from feature_store.ledger import DONE, RUNNING, Ledger, LedgerEntry, Scope, now_ms
 from feature_store.session import MASTER_SETTING, MEMORY_SETTING
@@ -196,10 +198,13 @@ def write(ledger: Ledger, attempt: Attempt, frame: DataFrame, path: str, metadat
         SupersededError: a newer attempt, or newer inputs, took over before or while the job ran.
     """
     for left in reversed(range(_TRIES)):
-        require_current(ledger, attempt)
         try:
-            _overwrite(frame, path, attempt.predicate, metadata)
+            with commit_lock(path):
+                require_current(ledger, attempt)
+                _overwrite(frame, path, attempt.predicate, metadata)
             return
+        except FeatureStoreError:
+            raise
         except Exception as error:
             _raise_if_out_of_memory(attempt, error)
             if not _conflict(error):

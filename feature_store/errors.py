@@ -33,3 +33,7 @@ class ValidationError(FeatureStoreError):
 
 class JarsError(FeatureStoreError):
     """Delta's jars are not cached and cannot be resolved."""
+
+
+class CommitLockError(FeatureStoreError):
+    """The lock around commits cannot be taken, or was lost while a commit ran."""

@@ -26,6 +26,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from feature_store.commit_lock import commit_lock
 from feature_store.errors import FeatureStoreError
 from feature_store.schemas import LEDGER, PARTITION_COLUMNS
 from feature_store.store_files import DataFile, Location, matching_files, read_files
@@ -148,7 +149,8 @@ class Ledger:
             rows = _arrow(entries)
             for attempt in range(_TRIES):
                 try:
-                    self._append(rows)
+                    with commit_lock(self._uri):
+                        self._append(rows)
                     break
                 except (CommitFailedError, DeltaError, OSError) as error:
                     if attempt == _TRIES - 1:
@@ -193,7 +195,8 @@ class Ledger:
         delta = self._open()
         if delta is not None:
             try:
-                delta.optimize.compact()
+                with commit_lock(self._uri):
+                    delta.optimize.compact()
             except (CommitFailedError, DeltaError):
                 self._delta = None
 

@@ -15,6 +15,7 @@ from deltalake.exceptions import CommitFailedError
 
 from feature_store import commits
 from feature_store.clocks import DAY_MS, HOUR_MS
+from feature_store.commit_lock import commit_lock
 from feature_store.commits import StepInfo
 from feature_store.errors import ContractError, MissingInputError, SupersededError
 from feature_store.ledger import EXPIRED, Scope, now_ms
@@ -46,8 +47,9 @@ def vacuum(
     head = store.ledger.head(table)
     kept = [*pinned, *([] if head is None else [head])]
     hours = max([min_hours, *(_age_hours(store, table, version) for version in kept)])
-    delta = DeltaTable(store.uri(table))
-    return delta.vacuum(retention_hours=hours, dry_run=dry_run, enforce_retention_duration=False, full=True)
+    with commit_lock(store.uri(table)):
+        delta = DeltaTable(store.uri(table))
+        return delta.vacuum(retention_hours=hours, dry_run=dry_run, enforce_retention_duration=False, full=True)
 
 
 def compact(store: TableStore, table: str, scope: Scope, parts: Sequence[str]) -> int:
@@ -64,11 +66,12 @@ def compact(store: TableStore, table: str, scope: Scope, parts: Sequence[str]) -
     filters = [(column, "=", value) for column, value in scope.items()]
     metadata = json.dumps({COMMIT_KEY: "compact", "table": table, "parts": []})
     try:
-        done = DeltaTable(store.uri(table)).optimize.compact(
-            partition_filters=[*filters, ("part", "in", list(parts))],
-            writer_properties=WriterProperties(compression="ZSTD"),
-            commit_properties=CommitProperties(custom_metadata={"userMetadata": metadata}),
-        )
+        with commit_lock(store.uri(table)):
+            done = DeltaTable(store.uri(table)).optimize.compact(
+                partition_filters=[*filters, ("part", "in", list(parts))],
+                writer_properties=WriterProperties(compression="ZSTD"),
+                commit_properties=CommitProperties(custom_metadata={"userMetadata": metadata}),
+            )
     except CommitFailedError as error:
         raise SupersededError(
             f"{commits.where(table, scope, list(parts))} was written while it was compacted; run it again later"
@@ -92,10 +95,11 @@ def expire(store: TableStore, table: str, scope: Scope, before_part: str, step: 
     if not parts:
         return None
     attempt = commits.begin(store.ledger, table, scope, parts, step, {})
-    commits.require_current(store.ledger, attempt)
     properties = CommitProperties(custom_metadata={"userMetadata": attempt.metadata(EXPIRED)})
     try:
-        DeltaTable(store.uri(table)).delete(attempt.predicate, commit_properties=properties)
+        with commit_lock(store.uri(table)):
+            commits.require_current(store.ledger, attempt)
+            DeltaTable(store.uri(table)).delete(attempt.predicate, commit_properties=properties)
     except CommitFailedError as error:
         store.fail(attempt, str(error))
         raise SupersededError(f"{attempt} met a commit to its partitions; run it again later") from error

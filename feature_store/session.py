@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_store.errors import ContractError
-from feature_store.jars import delta_jars
+from feature_store.jars import delta_jars, s3_jars
+from feature_store.object_store import s3a_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,7 +56,12 @@ _LOG4J += "".join(
 
 
 def spark_session(
-    app: str = "loopfm", master: str | None = None, memory: str | None = None, conf: dict[str, str] | None = None
+    app: str = "loopfm",
+    master: str | None = None,
+    memory: str | None = None,
+    conf: dict[str, str] | None = None,
+    *,
+    s3: bool = False,
 ) -> SparkSession:
     """The process's Spark session; a second call returns the same one.
 
@@ -64,9 +70,10 @@ def spark_session(
         master: any Spark master; LOOPFM_SPARK_MASTER, else ``local[*]``.
         memory: driver heap such as ``1g``; LOOPFM_SPARK_MEMORY, else a sixteenth of the machine, 1 to 8 GB.
         conf: settings on top of those made here.
+        s3: tables or sources lie on an S3-compatible store.
 
     Raises:
-        JarsError: Delta's jars are not cached and cannot be resolved.
+        JarsError: Delta's jars, or those of S3, are not cached and cannot be resolved.
         ContractError: Spark could not start; the message says what to look at.
     """
     master = master or os.environ.get(MASTER_SETTING) or "local[*]"
@@ -74,7 +81,7 @@ def spark_session(
     scratch = _scratch_folder()
     local = master.startswith("local")
     _set_environment(local)
-    settings = _delta_settings() | _sql_settings(local, _cores(master)) | _driver_settings(scratch, memory, local)
+    settings = _delta_settings(s3) | _sql_settings(local, _cores(master)) | _driver_settings(scratch, memory, local)
     return _start(app, master, settings | (conf or {}), scratch, local)
 
 
@@ -112,9 +119,10 @@ def _set_environment(local: bool) -> None:
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
 
 
-def _delta_settings() -> dict[str, str]:
-    return {
-        "spark.jars": ",".join(str(path) for path in delta_jars()),
+def _delta_settings(s3: bool) -> dict[str, str]:
+    jars = delta_jars() + (s3_jars() if s3 else [])
+    return (s3a_settings() if s3 else {}) | {
+        "spark.jars": ",".join(str(path) for path in jars),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",

@@ -11,6 +11,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
 
+from feature_store.object_store import s3_uri, s3a_uri
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -38,11 +40,11 @@ class Location:
 
     def spark(self, table: str) -> str:
         """Path of a table as Spark spells it."""
-        return f"{self.root}/{table}"
+        return s3a_uri(f"{self.root}/{table}")
 
     def uri(self, table: str) -> str:
         """Path of a table as delta-rs and pyarrow spell it (s3, not s3a)."""
-        return self.spark(table).replace("s3a://", "s3://", 1)
+        return s3_uri(f"{self.root}/{table}")
 
     def filesystem(self, table: str) -> pafs.FileSystem:
         """A file system whose root is the table."""

@@ -10,6 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from feature_store import checks, commits
+from feature_store.commit_lock import commit_lock
 from feature_store.commits import Attempt, Pin, StepInfo
 from feature_store.config import RAW_SPACE, DatasetConfig
 from feature_store.errors import ContractError, FeatureStoreError, MissingInputError, MixedSpacesError, ValidationError
@@ -209,7 +210,8 @@ class TableStore:
         if rows.schema.remove_metadata() != self.schema(table):
             raise ValidationError(f"{table}: got columns\n{rows.schema}\nallowed:\n{self.schema(table)}")
         self._create(table)
-        write_deltalake(self.uri(table), rows, mode="append")
+        with commit_lock(self.uri(table)):
+            write_deltalake(self.uri(table), rows, mode="append")
 
     def _within(self, parts: list[str]) -> str:
         if not parts:
@@ -229,14 +231,15 @@ class TableStore:
             return
         schema = self.schema(table)
         try:
-            DeltaTable.create(
-                self.uri(table),
-                schema,
-                mode="ignore",
-                partition_by=PARTITION_COLUMNS.get(table, []),
-                configuration=_settings(schema),
-                raise_if_key_not_exists=False,
-            )
+            with commit_lock(self.uri(table)):
+                DeltaTable.create(
+                    self.uri(table),
+                    schema,
+                    mode="ignore",
+                    partition_by=PARTITION_COLUMNS.get(table, []),
+                    configuration=_settings(schema),
+                    raise_if_key_not_exists=False,
+                )
         except (CommitFailedError, DeltaError):
             if not self.exists(table):  # else another writer created it in the meantime, in the same way
                 raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,17 +14,21 @@ from typing import TYPE_CHECKING
 
 from feature_store.commits import Pin
 from feature_store.config import DatasetConfig
+from feature_store.object_store import on_s3, s3_uri
+from feature_store.sources.paths import data_root
 from feature_store.spaces import SpaceRecord, SpaceRegistry
 from feature_store.tables import TableStore
-from pipelines.config import ProjectConfig, home, load_config
+from pipelines.config import HOME_SETTING, ProjectConfig, home, load_config
 from pipelines.digest import digest
-from pipelines.errors import StepError
+from pipelines.errors import ConfigError, StepError
 from pipelines.registry import ModelRegistry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 TRACKING_SETTING = "MLFLOW_TRACKING_URI"
+SCRATCH_SETTING = "LOOPFM_SCRATCH"
+COMMIT_SETTING = "LOOPFM_COMMIT"
 Progress = Callable[[str], None]
 
 
@@ -64,7 +70,8 @@ class RunContext:
     @cached_property
     def scratch(self) -> Path:
         """Local folder for copies of model files; safe to delete at any time."""
-        base = Path(self.root) if "://" not in self.root else Path.home() / ".cache" / "loopfm" / "scratch"
+        default = self.root if "://" not in self.root else "~/.cache/loopfm/scratch"
+        base = Path(os.environ.get(SCRATCH_SETTING) or default).expanduser()
         path = base.resolve() / self.config.name / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -79,25 +86,48 @@ class RunContext:
         """Spaces of this project."""
         return SpaceRegistry(self.store)
 
+    @property
+    def on_s3(self) -> bool:
+        """Whether tables or sources lie on an S3-compatible store."""
+        sources = re.findall(r'"(s3a?://)', self.dataset.source.model_dump_json())
+        return bool(sources) or on_s3(self.root) or on_s3(data_root())
+
     @cached_property
     def spark(self) -> SparkSession:
         """The Spark session, started on first use and shared by the steps of this process."""
         from feature_store.session import spark_session
 
-        return spark_session(f"loopfm {self.config.name}")
+        return spark_session(f"loopfm {self.config.name}", s3=self.on_s3)
 
     @cached_property
     def registry(self) -> ModelRegistry:
-        """MLflow's runs and models of this project."""
+        """MLflow's runs and models of this project.
+
+        Raises:
+            ConfigError: tables lie on an object store and no MLflow server is set: a database file cannot lie there.
+        """
         base = self.root if "://" in self.root else str(Path(self.root).resolve())
         if "://" not in self.root:
             Path(base).mkdir(parents=True, exist_ok=True)
-        uri = self.tracking_uri or os.environ.get(TRACKING_SETTING) or f"sqlite:///{base}/mlflow.db"
-        return ModelRegistry(uri, f"{base}/artifacts/{self.config.name}", f"loopfm-{self.config.name}")
+        uri = self.tracking_uri or os.environ.get(TRACKING_SETTING)
+        if not uri and "://" in self.root:
+            raise ConfigError(
+                f"{TRACKING_SETTING} is not set; with {HOME_SETTING}={self.root} it must name an MLflow server, as in "
+                "http://mlflow:5000"
+            )
+        artifacts = f"{s3_uri(base)}/artifacts/{self.config.name}"
+        return ModelRegistry(uri or f"sqlite:///{base}/mlflow.db", artifacts, f"loopfm-{self.config.name}")
 
     @cached_property
     def commit(self) -> str:
-        """Hash of the code's commit, or ``unknown`` outside a checkout; recorded, never a reason to recompute."""
+        """Hash of the code's commit, or ``unknown``; recorded, never a reason to recompute.
+
+        An image, which holds no checkout, names its commit in LOOPFM_COMMIT.
+        """
+        if COMMIT_SETTING in os.environ:
+            return os.environ[COMMIT_SETTING]
+        if shutil.which("git") is None:
+            return "unknown"
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or "unknown"

@@ -1,0 +1,3 @@
+-- Beside the database of commit locks, which the server makes by itself.
+CREATE DATABASE airflow;
+CREATE DATABASE mlflow;
