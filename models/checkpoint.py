@@ -40,6 +40,22 @@ def load_artifact(path: str | Path, kind: str, digest: str | None = None) -> dic
     Raises:
         ArtifactError: the file is missing, unreadable, of another kind or format, or its digest is not ``digest``.
     """
+    content = _read(path, digest)
+    if content["kind"] != kind:
+        raise ArtifactError(f"{path}: got kind {content['kind']!r}; needed: kind {kind!r}, format {FORMAT}")
+    return content
+
+
+def artifact_kind(path: str | Path) -> str:
+    """What an artifact is.
+
+    Raises:
+        ArtifactError: the file is missing, unreadable or of another format.
+    """
+    return str(_read(path, None)["kind"])
+
+
+def _read(path: str | Path, digest: str | None) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ArtifactError(f"{path}: no such model file; train the model again or restore the file")
     if digest is not None and (found := digest_file(path)) != digest:
@@ -48,9 +64,9 @@ def load_artifact(path: str | Path, kind: str, digest: str | None = None) -> dic
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:
         raise ArtifactError(f"{path}: not a model file that can be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("kind") != kind:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "kind" not in content:
         got = {name: content.get(name) for name in ("kind", "format")} if isinstance(content, dict) else type(content)
-        raise ArtifactError(f"{path}: got {got}; needed: kind {kind!r}, format {FORMAT}")
+        raise ArtifactError(f"{path}: got {got}; needed: a kind, format {FORMAT}")
     return content
 
 

@@ -45,14 +45,27 @@ class Codec(nn.Module):
         The decoder sees rounded values, with the gradient of the exact ones, so that z spreads over the steps.
         """
         target = captured.detach().float()
-        z = self(captured).float()
-        if self.config.bits in _STEPS:
-            step = _STEPS[self.config.bits]
-            z = z + (torch.round(z * step).clamp(-step, step - 1) / step - z).detach()
+        z = self.rounded(captured)
         errors = [
             F.mse_loss(self.decoder(prefix(z, size)).float(), target, reduction="sum") for size in self.config.prefixes
         ]
         return torch.stack(errors).sum() / (len(errors) * target.shape[1])
+
+    def rounded(self, captured: Tensor) -> Tensor:
+        """z [N, dim] as it is stored, with the gradient of the exact one."""
+        z = self(captured).float()
+        if self.config.bits not in _STEPS:
+            return z
+        step = _STEPS[self.config.bits]
+        return z + (torch.round(z * step).clamp(-step, step - 1) / step - z).detach()
+
+    def terms(self, captured: Tensor, labels: Tensor, known: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What a training step minimises, as (sum over the batch, what to divide it by).
+
+        captured [N, K]; labels and known [N, H]; weight [N]. Reconstruction uses the activations alone.
+        """
+        del labels, known
+        return self.loss(captured), torch.tensor(float(len(weight)), device=weight.device)
 
 
 def prefix(z: Tensor, size: int) -> Tensor:

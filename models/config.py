@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -84,6 +85,9 @@ class CodecConfig(Strict):
     dim: int = Field(default=16, ge=2, le=256)
     prefixes: list[int] = Field(default=[4, 8, 16], description="Matryoshka prefixes; the last is dim")
     bits: Literal[4, 8, 32] = Field(default=4, description="of each value")
+    objective: Literal["reconstruction", "labels"] = Field(
+        default="reconstruction", description="what a code must tell: the activations, or the labels of all heads"
+    )
 
     @model_validator(mode="after")
     def _prefixes_fit(self) -> Self:
@@ -99,6 +103,41 @@ class CodecConfig(Strict):
         return self.dim * self.bits // 8
 
 
+class ExternalFmConfig(Strict):
+    """An FM that was trained elsewhere, in place of the project's own (models/external_fm.py)."""
+
+    load: str = Field(description="package.module:function, which takes the checkpoint's path and returns the FM")
+    checkpoint: str = Field(description="the FM's file")
+    trained_until: str = Field(description="ISO time in UTC of the newest event and label that the FM has seen")
+
+    @property
+    def trained_until_ms(self) -> int:
+        """Milliseconds since 1970."""
+        instant = datetime.fromisoformat(self.trained_until)
+        return int(instant.replace(tzinfo=instant.tzinfo or UTC).timestamp() * 1000)
+
+    @model_validator(mode="after")
+    def _instant_fits(self) -> Self:
+        try:
+            _ = self.trained_until_ms
+        except ValueError as error:
+            raise ValueError(
+                f"fm.external.trained_until: got {self.trained_until!r}; allowed: an ISO time such as 2026-01-09T00:00"
+            ) from error
+        return self
+
+
+class FutureLabel(Strict):
+    """A second loss of the FM: the label rate of the row's key over the time after it, beside the label itself.
+
+    An FM that is read later through histories is asked for what holds later. Needs no label after fm_train_cutoff.
+    """
+
+    key: list[str] = Field(default=["item"], min_length=1, description="entities that make the key")
+    window_hours: float = Field(default=1.0, gt=0, description="how far ahead: about the age at which tokens are read")
+    weight: float = Field(default=0.5, gt=0)
+
+
 class FmConfig(Strict):
     """The foundation model: embeddings, target attention over event lists, a stack of blocks, one head a vertical.
 
@@ -112,7 +151,47 @@ class FmConfig(Strict):
     blocks: dict[str, Block] = Field(default={"mlp": MlpBlock(units=[128, 64, 32])}, min_length=1)
     captures: list[str] = Field(default=["mlp.0"], min_length=1, description="layers that the codec compresses")
     codec: CodecConfig = CodecConfig()
+    external: ExternalFmConfig | None = Field(
+        default=None, description="an FM of your own: layers, captures and vocabulary above are not used then"
+    )
+    future: FutureLabel | None = Field(default=None, description="also learn the label rate of the time after a row")
+    warm_start: bool = Field(default=False, description="start from the newest FM of an earlier window")
+    snapshots: int = Field(
+        default=1, ge=1, description="FMs of a chain of warm starts whose weights are averaged, this one included"
+    )
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _snapshots_fit(self) -> Self:
+        if self.snapshots > 1 and not self.warm_start:
+            raise ValueError(f"fm.snapshots: got {self.snapshots}; allowed without fm.warm_start: 1")
+        if self.external is not None and (self.future is not None or self.warm_start):
+            raise ValueError("fm.external: an FM of your own is not trained here; leave out future and warm_start")
+        return self
+
+
+class NormBoundary(Strict):
+    """LayerNorm and dropout where a history enters the VM, so that no scale of the FM's reaches its layers.
+
+    KGD, arXiv 2608.02738; Foundation-Expert, arXiv 2508.02929.
+    """
+
+    kind: Literal["norm"] = "norm"
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class AgeDropoutBoundary(Strict):
+    """While training, some histories read as empty: the younger a key, the more often, so that it is served without.
+
+    PinFM, arXiv 2507.12704: dropout of the transferred part by age. A key is as old as the oldest token that is read.
+    """
+
+    kind: Literal["age_dropout"] = "age_dropout"
+    rate: float = Field(default=0.5, gt=0, lt=1, description="of a key of age 0")
+    half_life_hours: float = Field(default=24.0, gt=0, description="age at which the rate has halved")
+
+
+Boundary = Annotated[NormBoundary | AgeDropoutBoundary, Field(discriminator="kind")]
 
 
 class ReaderConfig(Strict):
@@ -123,12 +202,60 @@ class ReaderConfig(Strict):
     """
 
     key: str = Field(description="a key of dataset.histories.keys")
+    with_keys: list[str] = Field(default=[], description="further keys whose tokens are read together with this one's")
     tokens: Literal["fm", "raw", "control"] = "fm"
     kinds: list[Literal["mean", "newest", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
     half_lives_hours: list[float] = Field(default=[1.0, 6.0, 48.0], description="of decayed sums; learned from here on")
+    learn_half_lives: bool = Field(default=True, description="false: half-lives stay as given")
+    boundary: Boundary | None = Field(default=None, description="what a read passes before it enters the VM")
     dim: int = Field(default=24, ge=1)
     heads: int = Field(default=2, ge=1)
     length: int | None = Field(default=None, ge=1, description="newest tokens used; all stored ones when absent")
+
+    @property
+    def keys(self) -> list[str]:
+        """All keys that are read."""
+        return [self.key, *self.with_keys]
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        if len(set(self.keys)) < len(self.keys):
+            raise ValueError(f"reader.with_keys: got {self.with_keys} beside key {self.key!r}; allowed: each key once")
+        if self.with_keys and "newest" in self.kinds:
+            raise ValueError(f"reader.kinds: got {self.kinds} over {self.keys}; newest reads one key: leave it out")
+        return self
+
+
+class LossDistillation(Strict):
+    """The VM's own logit learns from the FM's chance, beside the label."""
+
+    kind: Literal["loss"] = "loss"
+
+
+class HeadDistillation(Strict):
+    """An auxiliary head on the shared layers learns from the FM's chance, the serving head from labels alone.
+
+    ExFM, arXiv 2502.17494, auxiliary head.
+    """
+
+    kind: Literal["head"] = "head"
+    alpha: float = Field(default=1.0, gt=0, description="scale of the FM's chance, cut at 1: lifts rare positives")
+    beta: float = Field(default=1.0, ge=0, description="scale of the head's gradient into the shared layers")
+
+
+class AdapterDistillation(Strict):
+    """The auxiliary head, and one that learns from a small MLP on the FM's chance, itself trained on fresh labels.
+
+    An answer to a teacher that has grown stale: ExFM, arXiv 2502.17494, student adapter.
+    """
+
+    kind: Literal["adapter"] = "adapter"
+    alpha: float = Field(default=1.0, gt=0, description="scale of the FM's chance, cut at 1: lifts rare positives")
+    beta: float = Field(default=1.0, ge=0, description="scale of both heads' gradient into the shared layers")
+    units: int = Field(default=8, ge=1, description="hidden width of the adapter")
+
+
+Distillation = Annotated[LossDistillation | HeadDistillation | AdapterDistillation, Field(discriminator="kind")]
 
 
 class GraphBlock(Strict):
@@ -158,6 +285,7 @@ class VmConfig(Strict):
     readers: list[ReaderConfig] = Field(default=[], description="of histories; set by the arm")
     counters: bool = Field(default=False, description="read the vertical's counters; set by the arm")
     kd_weight: float = Field(default=0.0, ge=0, description="weight of distillation; set by the arm")
+    distillation: Distillation = Field(default=LossDistillation(), description="how the FM's chance teaches")
     fusion: Literal["concat", "additive"] = Field(
         default="concat", description="additive: an empty history leaves the rest of the model as it is"
     )

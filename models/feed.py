@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from models.alignment import Alignment
 from models.config import VmConfig
 from models.encode import FeatureEncoder
 from models.feed_files import FeedFiles, by_part, check_spaces, read_file, stream_file
 from models.histories import Histories, TokenColumns, decode_histories
-from models.vm_data import HistoryBatch, HistoryKey, VmBatch, VmInputs, history_key
+from models.vm_data import HistoryBatch, HistoryKey, VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 from models.vocabulary import Vocabulary
 
@@ -50,9 +51,10 @@ class FeatureFeed:
         config: the VM; only what its readers need is read.
         known_at: leave out rows whose label is null or becomes available after this instant; None keeps all rows.
         buffer_rows: most examples held at once.
+        alignment: maps vectors of another space, whose files these are, to that of ``inputs``.
 
     Raises:
-        SpaceMismatchError: a history is of another space than its reader expects.
+        SpaceMismatchError: a history is of another space than its reader expects, and no alignment leads there.
         FeatureMismatchError: a key has no files.
     """
 
@@ -64,12 +66,16 @@ class FeatureFeed:
         *,
         known_at: int | None,
         buffer_rows: int = DEFAULT_BUFFER_ROWS,
+        alignment: Alignment | None = None,
     ) -> None:
         self.files, self.inputs, self.config = files, inputs, config
         self.known_at, self.buffer_rows = known_at, buffer_rows
         self.specs = inputs.specs(config)
         self.keys = needed_columns(config)
-        check_spaces(files, list(self.keys), inputs.space_id)
+        self.alignment = alignment
+        if alignment is not None:
+            alignment.require_target(inputs.space_id, inputs.code_dim, inputs.code_bits)
+        check_spaces(files, list(self.keys), alignment.source.space_id if alignment else inputs.space_id)
         self._parts = by_part(files.features)
         self._histories = {key: by_part(files.of(key)) for key in self.keys}
         self._resident: tuple[VmEncoder, VmBatch] | None = None
@@ -193,7 +199,7 @@ class FeatureFeed:
         return self._held[1]
 
     def _read_key(self, key: HistoryKey, parts: tuple[str, ...], encoder: VmEncoder) -> Histories:
-        columns = token_columns(self.keys[key], self.inputs, encoder)
+        columns = token_columns(self.keys[key], self.inputs, encoder, self.alignment)
         files = [(place, f) for place, part in enumerate(parts) for f in self._histories[key].get(part, [])]
         tables = [read_file(file, columns.names) for _, file in files]
         part_code = np.repeat(np.array([p for p, _ in files], np.int64), [t.num_rows for t in tables])
@@ -205,14 +211,16 @@ def needed_columns(config: VmConfig) -> dict[HistoryKey, str]:
     """History keys of the readers, and what of their tokens is needed: positions, vectors or entities."""
     keys: dict[HistoryKey, str] = {}
     for reader in config.readers:
-        key = history_key(reader)
         needed = {"fm": "vectors", "raw": "entities", "control": "positions"}[reader.tokens]
-        keys[key] = needed if keys.get(key, "positions") == "positions" else keys[key]
+        for key in history_keys(reader):
+            keys[key] = needed if keys.get(key, "positions") == "positions" else keys[key]
     return keys
 
 
-def token_columns(needed: str, inputs: VmInputs, encoder: VmEncoder) -> TokenColumns:
-    """Columns of table ``histories`` to decode for a key."""
+def token_columns(
+    needed: str, inputs: VmInputs, encoder: VmEncoder, alignment: Alignment | None = None
+) -> TokenColumns:
+    """Columns of table ``histories`` to decode for a key; ``alignment`` maps the vectors of another space."""
     heads = len(inputs.heads)
     if needed == "entities":
         return TokenColumns(
@@ -220,6 +228,8 @@ def token_columns(needed: str, inputs: VmInputs, encoder: VmEncoder) -> TokenCol
             entities=lambda ids: encoder.entity_rows(ids, inputs.entities),
             entity_count=len(inputs.entities),
         )
+    if needed == "vectors" and alignment is not None:
+        return TokenColumns(heads, code_bytes=alignment.source.code_bytes, align=alignment.codes)
     return TokenColumns(heads, code_bytes=inputs.code_bytes if needed == "vectors" else None)
 
 

@@ -29,10 +29,12 @@ class FmInputs(NamedTuple):
 
 
 class FmOutput(NamedTuple):
-    """logits [N, H] in the order of the heads; captured [N, K], the captured activations side by side."""
+    """logits [N, H] in the order of the heads; captured [N, K], the captured activations side by side; hidden [N, W],
+    what the heads read."""
 
     logits: Tensor
     captured: Tensor
+    hidden: Tensor
 
 
 class FoundationModel(nn.Module):
@@ -64,7 +66,7 @@ class FoundationModel(nn.Module):
     def forward(self, inputs: FmInputs) -> FmOutput:
         """One pass gives the logits and the captured activations."""
         x, activations = self.stack(*self.features(inputs))
-        return FmOutput(self.heads(x), torch.cat([activations[name] for name in self.captures], dim=1))
+        return FmOutput(self.heads(x), torch.cat([activations[name] for name in self.captures], dim=1), x)
 
 
 class FieldLayer(nn.Module):

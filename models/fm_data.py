@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from models.config import FutureLabel
 from models.distributed import Processes
 from models.encode import Encoded, FeatureEncoder
 from models.errors import FeatureMismatchError, ModelConfigError
 from models.fm import FmInputs
+from models.future_labels import future_rates
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,16 @@ class FmRows:
 
 
 class FmBatch(NamedTuple):
-    """inputs of n rows, labels float32 [n, H], known float32 [n, H] (1 where the label is), effective weight [n]."""
+    """inputs of n rows, labels float32 [n, H], known float32 [n, H] (1 where the label is), effective weight [n].
+
+    ``future``: rates float32 [n, H] and which are known [n, H], where the FM learns them.
+    """
 
     inputs: FmInputs
     labels: Tensor
     known: Tensor
     weight: Tensor
+    future: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class FmTensors:
     labels: Tensor
     known: Tensor
     weight: Tensor
+    future: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -65,6 +72,7 @@ class FmTensors:
             self.labels[rows].to(device),
             self.known[rows].to(device),
             self.weight[rows].to(device),
+            None if self.future is None else (self.future[0][rows].to(device), self.future[1][rows].to(device)),
         )
 
     def shuffled(
@@ -82,8 +90,8 @@ class FmTensors:
             yield self.batch(own[start : start + size], device)
 
 
-def fm_tensors(rows: FmRows, encoder: FeatureEncoder, heads: list[str]) -> FmTensors:
-    """Encode the rows that have a known label of at least one head.
+def fm_tensors(rows: FmRows, encoder: FeatureEncoder, heads: list[str], future: FutureLabel | None = None) -> FmTensors:
+    """Encode the rows that have a known label of at least one head; ``future`` adds the rates of the time after them.
 
     Raises:
         ModelConfigError: no row has one.
@@ -101,7 +109,26 @@ def fm_tensors(rows: FmRows, encoder: FeatureEncoder, heads: list[str]) -> FmTen
         torch.from_numpy(labels[used]),
         torch.from_numpy(known[used].astype(np.float32)),
         torch.from_numpy(_effective_weight(table)),
+        None if future is None else _future(table, labels[used], known[used], future),
     )
+
+
+def labelled_table(rows: FmRows, heads: list[str]) -> pa.Table:
+    """The rows of fm_inputs that ``fm_tensors`` keeps, in its order."""
+    return rows.inputs.filter(pa.array(_label_matrix(rows, heads)[1].any(axis=1)))
+
+
+def _future(
+    table: pa.Table, labels: npt.NDArray[np.float32], known: npt.NDArray[np.bool_], settings: FutureLabel
+) -> tuple[Tensor, Tensor]:
+    missing = sorted(set(settings.key) - set(table.column_names))
+    if missing:
+        raise FeatureMismatchError(f"fm.future.key: columns {missing} are not in fm_inputs; allowed: entities")
+    keys = np.stack([table[name].to_numpy() for name in settings.key], axis=1)
+    window = int(settings.window_hours * 3_600_000)
+    event_ts = table["event_ts"].to_numpy()
+    rates, seen = future_rates(keys, event_ts, labels, known, _effective_weight(table), window)
+    return torch.from_numpy(rates), torch.from_numpy(seen.astype(np.float32))
 
 
 def as_tensors(encoded: Encoded) -> FmInputs:

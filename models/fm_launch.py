@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +29,14 @@ _TABLES = ("inputs", "labels")
 
 
 def write_request(
-    folder: Path, config: FmConfig, specs: list[FeatureSpec], heads: list[str], train: FmRows, validation: FmRows
+    folder: Path,
+    config: FmConfig,
+    specs: list[FeatureSpec],
+    heads: list[str],
+    train: FmRows,
+    validation: FmRows,
+    start: Path | None = None,
+    snapshots: Sequence[Path] = (),
 ) -> None:
     """Write all that a training reads into ``folder``; an earlier result there is removed."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +48,8 @@ def write_request(
         "config": config.model_dump(),
         "specs": [spec.model_dump() for spec in specs],
         "heads": heads,
+        "start": None if start is None else str(start.resolve()),
+        "snapshots": [str(path.resolve()) for path in snapshots],
         "known_at": {"train": train.known_at, "validation": validation.known_at},
     }
     (folder / REQUEST_FILE).write_text(json.dumps(request))
@@ -52,7 +61,9 @@ def run_request(folder: Path, progress: Callable[[EpochRecord], None] | None, re
     train, validation = (_rows(folder, window, request["known_at"][window]) for window in _WINDOWS)
     specs = [FeatureSpec.model_validate(spec) for spec in request["specs"]]
     config = FmConfig.model_validate(request["config"])
-    return train_fm(config, specs, request["heads"], train, validation, folder, progress, resume)
+    start = Path(request["start"]) if request["start"] else None
+    snapshots = [Path(path) for path in request["snapshots"]]
+    return train_fm(config, specs, request["heads"], train, validation, folder, progress, resume, start, snapshots)
 
 
 def launch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import digest_file, save_artifact
-from models.codec import Codec
 from models.config import FeatureSpec, FmConfig
 from models.distributed import Processes, gather_rows, process_group, wait_for_all
 from models.encode import FeatureEncoder
 from models.fm import FmOutput, FoundationModel, multitask_bce
 from models.fm_data import FmBatch, FmRows, FmTensors, fm_tensors
+from models.fm_refresh import FM_KIND, average_with, read_fm, start_from
 from models.metrics import auc, calibration, normalized_entropy
+from models.supervised_codec import make_codec
 from models.trainer import EpochRecord, Task, Terms, Trainer, autocast, device_of
 
-FM_KIND = "fm"
 MODEL_FILE = "model.pt"
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -48,16 +48,21 @@ class FmWithCodec(nn.Module):
     def __init__(self, config: FmConfig, encoder: FeatureEncoder, heads: list[str]) -> None:
         super().__init__()
         self.fm = FoundationModel(config, encoder, len(heads))
-        self.codec = Codec(config.codec, self.fm.capture_width)
+        self.codec = make_codec(config.codec, self.fm.capture_width, len(heads))
+        self.future = None if config.future is None else nn.Linear(self.fm.stack.width, len(heads))
+        self.future_weight = 0.0 if config.future is None else config.future.weight
 
     def terms(self, batch: FmBatch) -> Terms:
-        """Loss terms of a batch: ``fm`` (logistic loss) and ``codec`` (reconstruction)."""
+        """Loss terms of a batch: ``fm`` (logistic loss), ``codec`` (its own objective), ``future`` (rates to come)."""
         output: FmOutput = self.fm(batch.inputs)
-        rows = torch.tensor(float(len(batch.weight)), device=batch.weight.device)
-        return {
+        terms: Terms = {
             "fm": multitask_bce(output.logits, batch.labels, batch.known, batch.weight),
-            "codec": (self.codec.loss(output.captured), rows),
+            "codec": self.codec.terms(output.captured, batch.labels, batch.known, batch.weight),
         }
+        if self.future is not None and batch.future is not None:
+            loss, weights = multitask_bce(self.future(output.hidden), *batch.future, batch.weight)
+            terms["future"] = (self.future_weight * loss, weights)
+        return terms
 
 
 def train_fm(
@@ -69,8 +74,13 @@ def train_fm(
     out: Path,
     progress: Callable[[EpochRecord], None] | None = None,
     resume: bool = False,
+    start: Path | None = None,
+    snapshots: Sequence[Path] = (),
 ) -> FmTrainResult:
     """Train on one window, stop on the next, save ``out/model.pt``.
+
+    ``start``: file of an FM to start from, whose vocabularies are extended. ``snapshots``: files of FMs that ``start``
+    came from or is; the trained weights are averaged with theirs.
 
     Vocabularies and normalisers are fitted on ``train``. After each epoch ``out/checkpoint.pt`` is written; with
     ``resume`` training goes on from it. Started by torchrun, every process calls this with the same arguments.
@@ -85,13 +95,19 @@ def train_fm(
     with process_group(device) as processes:
         if not resume and processes.is_first:
             checkpoint.unlink(missing_ok=True)
-        encoder = FeatureEncoder.fit(train.inputs, specs, config.max_vocabulary)
+        old = None if start is None else read_fm(start)
+        known = FeatureEncoder([], {}, {}, {}) if old is None else old.encoder
+        encoder = known.extend(train.inputs, specs, config.max_vocabulary)
         torch.manual_seed(config.train.seed)
         model = FmWithCodec(config, encoder, heads).to(device)
-        tensors, held_out = fm_tensors(train, encoder, heads), fm_tensors(validation, encoder, heads)
+        if old is not None:
+            start_from(old, model, heads)
+        tensors, held_out = fm_tensors(train, encoder, heads, config.future), fm_tensors(validation, encoder, heads)
         fit = _Fit(config, model, tensors, held_out, processes, device)
         history = Trainer(fit.task(), config.train, checkpoint, processes, progress).fit()
         model.eval()
+        if snapshots:
+            average_with([read_fm(path) for path in snapshots], model, encoder)
         metrics = fm_metrics(fit.logits(), held_out, heads)
         if processes.is_first:
             save_fm(out / MODEL_FILE, config, heads, encoder, model)

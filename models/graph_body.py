@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.config import GraphBlock, VmConfig
 from models.errors import ModelConfigError
-from models.interactions import FieldLayout, InputLinear, Layout, VmFields, width
+from models.interactions import FieldLayout, InputLinear, InteractionNetwork, Layout, VmFields, width
 
 SPLIT = 4
 """Vectors of width E that a block's output gives to a block over fields, so that it always finds some to combine."""
@@ -204,7 +204,7 @@ BODIES: dict[str, type[Body]] = {
 }
 
 
-class GraphNetwork(nn.Module):
+class GraphNetwork(InteractionNetwork):
     """The blocks of ``VmConfig.graph`` in order, then a linear layer over those that no other reads.
 
     ``flops``: exact, of one example.
@@ -221,12 +221,12 @@ class GraphNetwork(nn.Module):
         self.out = InputLinear([(f"block {place + 1}", widths[place]) for place in self.outputs], 1, bias=False)
         self.flops = sum(block.flops for block in blocks) + _linear_flops(self.out)
 
-    def forward(self, fields: VmFields) -> Tensor:
-        """Logit [B], less the model's bias."""
+    def hidden(self, fields: VmFields) -> Tensor:
+        """The blocks that no other reads, side by side."""
         made: list[Tensor] = []
         for reads, block in zip(self.reads, self.blocks, strict=True):
             made.append(block(BlockInput(reads, fields, made)))
-        return self.out(torch.cat([made[place] for place in self.outputs], dim=1)).squeeze(1)
+        return torch.cat([made[place] for place in self.outputs], dim=1)
 
 
 def _linear_flops(layer: nn.Linear) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from models.codec import Codes
 from models.errors import ModelConfigError
 from models.vm_data import NEVER, UNKNOWN, TokenPool
 
@@ -24,10 +25,14 @@ POSITION_COLUMNS = ["n", "event_ts", "labels", "label_available_at"]
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """Which token columns a pool keeps beside the positions, and their widths."""
+    """Which token columns a pool keeps beside the positions, and their widths.
+
+    ``code_bytes``: of a stored vector; ``align`` maps stored vectors [T, code_bytes] to those of the model's space.
+    """
 
     heads: int
     code_bytes: int | None = None
+    align: Callable[[Codes], Codes] | None = None
     entities: EntityRows | None = None
     entity_count: int = 0
 
@@ -96,6 +101,7 @@ def decode_histories(table: pa.Table, part: Ints, columns: TokenColumns, key: st
     if z is not None and columns.code_bytes is not None:
         _check_length(key, "z", len(z), total * columns.code_bytes)
         z = z.reshape(total, columns.code_bytes)
+        z = columns.align(z) if columns.align is not None else z
     entities = columns.entities(lists("entities", columns.entity_count, None)) if columns.entities else None
     labels, available = lists("labels", heads, UNKNOWN), lists("label_available_at", heads, NEVER)
     pool = TokenPool(

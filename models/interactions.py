@@ -73,7 +73,31 @@ class DenseTower(nn.Module):
         return self.layers(x)
 
 
-class MlpNetwork(nn.Module):
+class InteractionNetwork(nn.Module):
+    """Base of the networks: shared layers up to ``hidden``, then the serving head, whose output layer is ``out``."""
+
+    out: nn.Linear
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of ``hidden``."""
+        return self.out.in_features
+
+    def hidden(self, fields: VmFields) -> Tensor:
+        """[B, hidden_width]: what every head reads."""
+        raise NotImplementedError
+
+    def head(self, hidden: Tensor, fields: VmFields) -> Tensor:
+        """Logit [B], less the model's bias, from the hidden vector of the same fields."""
+        del fields
+        return self.out(hidden).squeeze(1)
+
+    def forward(self, fields: VmFields) -> Tensor:
+        """Logit [B], less the model's bias."""
+        return self.head(self.hidden(fields), fields)
+
+
+class MlpNetwork(InteractionNetwork):
     """Dense layers over everything."""
 
     def __init__(self, config: VmConfig, layout: FieldLayout) -> None:
@@ -81,9 +105,9 @@ class MlpNetwork(nn.Module):
         self.tower = DenseTower(layout.flat, config.units, config.dropout)
         self.out = nn.Linear(config.units[-1], 1, bias=False)
 
-    def forward(self, fields: VmFields) -> Tensor:
-        """Logit [B], less the model's bias."""
-        return self.out(self.tower(fields.flat())).squeeze(1)
+    def hidden(self, fields: VmFields) -> Tensor:
+        """The tower's last layer."""
+        return self.tower(fields.flat())
 
 
 class DeepFmNetwork(MlpNetwork):
@@ -97,10 +121,10 @@ class DeepFmNetwork(MlpNetwork):
         if self.number_factors is not None:
             nn.init.normal_(self.number_factors.weight, std=0.05)
 
-    def forward(self, fields: VmFields) -> Tensor:
-        """Logit [B], less the model's bias."""
+    def head(self, hidden: Tensor, fields: VmFields) -> Tensor:
+        """The tower's logit and those of the factorisation machine."""
         total, squares = fields.embedded.sum(dim=1), fields.embedded.square().sum(dim=1)
-        logit = super().forward(fields)
+        logit = super().head(hidden, fields)
         if fields.first_order is not None:
             logit = logit + fields.first_order.sum(dim=1)
         if self.number_factors is not None and self.number_weights is not None:
@@ -110,7 +134,7 @@ class DeepFmNetwork(MlpNetwork):
         return logit + 0.5 * (total.square() - squares).sum(dim=1)
 
 
-class DcnNetwork(nn.Module):
+class DcnNetwork(InteractionNetwork):
     """Cross layers beside dense ones, joined by the output layer (DCN-V2, arXiv 2008.13535, parallel)."""
 
     CROSS_LAYERS = 2
@@ -122,15 +146,15 @@ class DcnNetwork(nn.Module):
         self.tower = DenseTower(flat, config.units, config.dropout)
         self.out = InputLinear([*flat, ("tower", config.units[-1])], 1, bias=False)
 
-    def forward(self, fields: VmFields) -> Tensor:
-        """Logit [B], less the model's bias."""
+    def hidden(self, fields: VmFields) -> Tensor:
+        """The last cross layer beside the tower's."""
         start = x = fields.flat()
         for layer in self.cross:
             x = start * layer(x) + x
-        return self.out(torch.cat([x, self.tower(start)], dim=1)).squeeze(1)
+        return torch.cat([x, self.tower(start)], dim=1)
 
 
-class DlrmNetwork(nn.Module):
+class DlrmNetwork(InteractionNetwork):
     """Pairwise dot products of the fields and of the numbers' tower, then dense layers (DLRM, arXiv 1906.00091)."""
 
     pairs: Tensor
@@ -149,13 +173,13 @@ class DlrmNetwork(nn.Module):
         self.top = DenseTower([*fields, *products, *layout.reads], config.units, config.dropout)
         self.out = nn.Linear(config.units[-1], 1, bias=False)
 
-    def forward(self, fields: VmFields) -> Tensor:
-        """Logit [B], less the model's bias."""
+    def hidden(self, fields: VmFields) -> Tensor:
+        """The top tower's last layer."""
         vectors = fields.embedded
         if self.bottom is not None:
             vectors = torch.cat([vectors, self.bottom(fields.numbers)[:, None]], dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
-        return self.out(self.top(torch.cat([vectors.flatten(1), products, fields.reads], dim=1))).squeeze(1)
+        return self.top(torch.cat([vectors.flatten(1), products, fields.reads], dim=1))
 
 
 NETWORKS = {"mlp": MlpNetwork, "deepfm": DeepFmNetwork, "dcn": DcnNetwork, "dlrm": DlrmNetwork}

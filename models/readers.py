@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.boundary import make_boundary
 from models.codec import unpack_tensor
 from models.config import ReaderConfig
-from models.vm_data import HistoryBatch, TokenBatch, VmInputs, gather_tokens
+from models.vm_data import HistoryBatch, TokenBatch, VmInputs, gather_tokens, join_tokens
 
 EmbedEntities = Callable[[Tensor], Tensor]
 
@@ -141,11 +142,11 @@ class NewestReader(nn.Module):
 
 
 class DecayedReader(nn.Module):
-    """Sums that halve with age, one a half-life; the half-lives are learned from the given ones on."""
+    """Sums that halve with age, one a half-life; half-lives are learned from the given ones on, or stay."""
 
-    def __init__(self, half_lives_hours: list[float]) -> None:
+    def __init__(self, half_lives_hours: list[float], learn: bool) -> None:
         super().__init__()
-        self.log_half_life = nn.Parameter(torch.tensor(half_lives_hours).log())
+        self.log_half_life = nn.Parameter(torch.tensor(half_lives_hours).log(), requires_grad=learn)
         self.pooled = len(half_lives_hours)
 
     def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
@@ -178,16 +179,18 @@ class AttentionReader(nn.Module):
 
 
 class HistoryReader(nn.Module):
-    """All readers of one key's tokens, over one projection of them (linear and LayerNorm).
+    """All readers of the tokens of one key, or of several together, over one projection of them (linear and LayerNorm).
+
+    Tokens of several keys carry their key as one-hot columns, so that one attention weighs them against each other.
 
     Args:
-        config: key, kind of tokens, kinds of readers.
+        config: keys, kind of tokens, kinds of readers.
         inputs: the space's heads and codes.
         embedding_dim: of raw tokens' entities.
         embed: entity rows [.., E] -> embeddings [.., E, embedding_dim].
 
     Attributes:
-        width: of the output: K pooled vectors of dim D, and the (log) number of tokens.
+        width: of the output: K pooled vectors of dim D, and the (log) number of tokens of each key.
         query_width: width of the query that ``forward`` takes; 0 without target attention.
     """
 
@@ -195,27 +198,41 @@ class HistoryReader(nn.Module):
         super().__init__()
         self.length = config.length
         self.tokens = _token_encoder(config, inputs, embedding_dim, embed)
-        self.project = nn.Linear(self.tokens.width, config.dim)
+        sources = len(config.keys)
+        self.project = nn.Linear(self.tokens.width + (sources if sources > 1 else 0), config.dim)
         kinds = [_reader(kind, config) for kind in dict.fromkeys(config.kinds)]
         self.kinds = nn.ModuleList(kinds)
-        self.width = sum(reader.pooled for reader in kinds) * config.dim + 1
+        self.boundary = make_boundary(config.boundary, config.dim)
+        self.width = sum(reader.pooled for reader in kinds) * config.dim + sources
         self.query_width = config.heads * config.dim if "attention" in config.kinds else 0
 
-    def forward(self, history: HistoryBatch, event_ts: Tensor, query: Tensor) -> Tensor:
-        """Histories at ``event_ts`` [B], query [B, query_width] -> [B, width]; exact zeros where empty."""
-        lengths = history.lengths(self.length)
-        rows = lengths.nonzero().squeeze(1)
+    def forward(self, histories: list[HistoryBatch], event_ts: Tensor, query: Tensor) -> Tensor:
+        """Histories by key at ``event_ts`` [B], query [B, query_width] -> [B, width]; exact zeros where empty."""
+        lengths = torch.stack([history.lengths(self.length) for history in histories], dim=1)
+        rows = lengths.any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return query.new_zeros(len(lengths), self.width)
-        tokens = gather_tokens(history.pool, history.index[rows], lengths[rows], event_ts[rows])
-        read = self._pool(self._encode(tokens), tokens, query[rows])
-        count = lengths[rows, None].to(read.dtype).log1p() * COUNT_SCALE
-        return read.new_zeros(len(lengths), self.width).index_copy(0, rows, torch.cat([read, count], dim=1))
+        lengths = lengths[rows]
+        gathered = [
+            gather_tokens(history.pool, history.index[rows], lengths[:, place], event_ts[rows])
+            for place, history in enumerate(histories)
+        ]
+        tokens = join_tokens(gathered)
+        encoded = self._encode(tokens, [batch.mask.shape[1] for batch in gathered])
+        pooled = self._pool(encoded, tokens, query[rows])
+        count = lengths.to(pooled.dtype).log1p() * COUNT_SCALE
+        read = torch.cat([pooled, count], dim=1) if self.boundary is None else self.boundary(pooled, count, tokens)
+        return read.new_zeros(len(event_ts), self.width).index_copy(0, rows, read)
 
-    def _encode(self, tokens: TokenBatch) -> EncodedTokens:
+    def _encode(self, tokens: TokenBatch, sizes: list[int]) -> EncodedTokens:
+        columns = self.tokens(tokens)
+        if len(sizes) > 1:
+            repeats = torch.tensor(sizes, device=columns.device)
+            of_key = torch.eye(len(sizes), device=columns.device).repeat_interleave(repeats, dim=0)
+            columns = torch.cat([columns, of_key.expand(len(columns), -1, -1)], dim=-1)
         # Centring the weights centres what they make.
         weight, bias = self.project.weight, self.project.bias
-        centred = F.linear(self.tokens(tokens), weight - weight.mean(dim=0), bias - bias.mean())
+        centred = F.linear(columns, weight - weight.mean(dim=0), bias - bias.mean())
         return EncodedTokens(centred, InverseDeviation.apply(centred))
 
     def _pool(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
@@ -236,4 +253,4 @@ def _reader(kind: str, config: ReaderConfig) -> MeanReader | NewestReader | Deca
         return AttentionReader(config.dim, config.heads)
     if kind == "newest":
         return NewestReader()
-    return DecayedReader(config.half_lives_hours) if kind == "decayed" else MeanReader()
+    return DecayedReader(config.half_lives_hours, config.learn_half_lives) if kind == "decayed" else MeanReader()

@@ -6,6 +6,7 @@ Shape legend: B examples, C categorical features, E embedding dim, F fields, D n
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from models.errors import ModelConfigError
 from models.graph_body import GraphNetwork
 from models.interactions import NETWORKS, DenseTower, FieldLayout, InputLinear, Layout, VmFields
 from models.readers import HistoryReader
-from models.vm_data import VmBatch, VmInputs, history_key
+from models.vm_data import VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 
 ARCHITECTURES = {**NETWORKS, "graph": GraphNetwork}
@@ -24,7 +25,14 @@ ARCHITECTURES = {**NETWORKS, "graph": GraphNetwork}
 
 def reader_name(reader: ReaderConfig) -> str:
     """Name of a reader within its model."""
-    return f"{reader.tokens}_{reader.key}"
+    return f"{reader.tokens}_{'+'.join(reader.keys)}"
+
+
+class VmOutput(NamedTuple):
+    """Logit [B], and what its heads read: ``hidden`` [B, hidden_width]."""
+
+    logit: Tensor
+    hidden: Tensor
 
 
 class VerticalModel(nn.Module):
@@ -69,7 +77,7 @@ class VerticalModel(nn.Module):
         readers = {reader_name(r): HistoryReader(r, inputs, self.dim, self.embed_entities) for r in config.readers}
         queries = {name: InputLinear(layout.flat, r.query_width) for name, r in readers.items() if r.query_width}
         self.readers, self.queries = nn.ModuleDict(readers), nn.ModuleDict(queries)
-        self.keys = {reader_name(reader): history_key(reader) for reader in config.readers}
+        self.keys = {reader_name(reader): history_keys(reader) for reader in config.readers}
         reads: Layout = [(f"reader {name}", reader.width) for name, reader in readers.items()]
         additive = config.fusion == "additive" and reads
         self.network = ARCHITECTURES[config.architecture](config, layout._replace(reads=[] if additive else reads))
@@ -110,15 +118,28 @@ class VerticalModel(nn.Module):
         mask = batch.masks[spec.name].to(batch.num.dtype)[..., None]
         return (self.table(batch.lists[spec.name] + start) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
+    @property
+    def hidden_width(self) -> int:
+        """Width of ``VmOutput.hidden``."""
+        return self.network.hidden_width + (0 if self.addition is None else self.config.units[-1])
+
     def forward(self, batch: VmBatch) -> Tensor:
         """Logit [B]."""
+        return self.output(batch).logit
+
+    def output(self, batch: VmBatch) -> VmOutput:
+        """Logit and hidden vector; the additive tower's last layer belongs to the latter."""
         fields = self.fields(batch)
-        if not self.readers:
-            return self.network(fields) + self.bias
-        reads = self.read(batch, fields)
-        if self.addition is not None:
-            return self.network(fields) + self.addition(reads).squeeze(1) + self.bias
-        return self.network(fields._replace(reads=reads)) + self.bias
+        reads = self.read(batch, fields) if self.readers else None
+        if reads is not None and self.addition is None:
+            fields = fields._replace(reads=reads)
+        hidden = self.network.hidden(fields)
+        logit = self.network.head(hidden, fields)
+        if reads is not None and self.addition is not None:
+            tower, out = self.addition
+            added = tower(reads)
+            return VmOutput(logit + out(added).squeeze(1) + self.bias, torch.cat([hidden, added], dim=1))
+        return VmOutput(logit + self.bias, hidden)
 
     def read(self, batch: VmBatch, fields: VmFields) -> Tensor:
         """What all readers give, side by side: [B, R]."""
@@ -126,7 +147,7 @@ class VerticalModel(nn.Module):
         reads = []
         for name, reader in self.readers.items():
             query = self.queries[name](flat) if name in self.queries else none
-            reads.append(reader(batch.histories[self.keys[name]], batch.event_ts, query))
+            reads.append(reader([batch.histories[key] for key in self.keys[name]], batch.event_ts, query))
         return torch.cat(reads, dim=1)
 
 

@@ -44,13 +44,13 @@ class VmArtifact:
                 f"space {inputs.space_id}: score rows of {self.inputs.space_id}, or train a VM on {inputs.space_id}"
             )
 
-    def check_space(self, key: HistoryKey, histories: pa.Table) -> None:
-        """Histories in hand are of the space that this model reads.
+    def check_space(self, key: HistoryKey, histories: pa.Table, aligned_from: str | None = None) -> None:
+        """Histories in hand are of the space that this model reads, or of the one that a map leads from.
 
         Raises:
             SpaceMismatchError: names both spaces.
         """
-        expected = RAW_SPACE if key[0] == "raw" else self.inputs.space_id
+        expected = RAW_SPACE if key[0] == "raw" else aligned_from or self.inputs.space_id
         for found in pc.unique(histories["space_id"]).to_pylist():
             if found != expected:
                 raise SpaceMismatchError(

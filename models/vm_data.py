@@ -54,9 +54,9 @@ class VmInputs(Strict):
         return [*self.features, *(FeatureSpec(name=name, kind="numeric") for name in counters)]
 
 
-def history_key(reader: ReaderConfig) -> HistoryKey:
+def history_keys(reader: ReaderConfig) -> list[HistoryKey]:
     """Which stored histories a reader takes; a control reads the positions of the FM's tokens."""
-    return ("raw" if reader.tokens == "raw" else "fm", reader.key)
+    return [("raw" if reader.tokens == "raw" else "fm", key) for key in reader.keys]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,15 @@ def gather_tokens(pool: TokenPool, index: Tensor, lengths: Tensor, event_ts: Ten
         logits=None if pool.logits is None else take(pool.logits),
         entities=None if pool.entities is None else take(pool.entities),
     )
+
+
+def join_tokens(batches: list[TokenBatch]) -> TokenBatch:
+    """Tokens of several histories of the same examples, side by side: [B, L_1 + L_2 ..]."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = {part.name: [getattr(batch, part.name) for batch in batches] for part in fields(TokenBatch)}
+    joined: dict[str, Any] = {name: None if v[0] is None else torch.cat(v, dim=1) for name, v in columns.items()}
+    return TokenBatch(**joined)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from models.alignment import Alignment
 from models.errors import FeatureMismatchError
 from models.feed import ROW_COLUMNS, FeatureFeed, make_batch, needed_columns, token_columns
 from models.histories import decode_histories
@@ -31,13 +32,19 @@ def score_vm(artifact: VmArtifact, feed: FeatureFeed, batch_size: int = SCORE_BA
     return join_scores([score_batch(artifact, batch) for batch in feed.batches(artifact.encoder, batch_size)])
 
 
-def predict_batch(artifact: VmArtifact, rows: pa.Table, histories: Mapping[HistoryKey, pa.Table]) -> Floats:
+def predict_batch(
+    artifact: VmArtifact,
+    rows: pa.Table,
+    histories: Mapping[HistoryKey, pa.Table],
+    alignment: Alignment | None = None,
+) -> Floats:
     """p of rows of table ``features`` from histories in hand, as serving does it.
 
     Args:
         artifact: the VM.
         rows: its features, and ``event_ts``, ``as_of`` and ``key_NAME`` where it reads histories; no label is needed.
         histories: rows of table ``histories`` by key, their ``space_id`` column included; found by (key_id, as_of).
+        alignment: maps histories of another space to the model's.
 
     Returns:
         float64 [N].
@@ -46,13 +53,16 @@ def predict_batch(artifact: VmArtifact, rows: pa.Table, histories: Mapping[Histo
         SpaceMismatchError: histories of another space than the model reads.
         FeatureMismatchError: a column or the histories of a key are missing.
     """
+    if alignment is not None:
+        inputs = artifact.inputs
+        alignment.require_target(inputs.space_id, inputs.code_dim, inputs.code_bits)
     decoded = {}
     for key, needed in needed_columns(artifact.config).items():
         table = histories.get(key)
         if table is None:
             raise FeatureMismatchError(f"history key {key[1]} ({key[0]}): the model reads it and none was given")
-        artifact.check_space(key, table)
-        columns = token_columns(needed, artifact.inputs, artifact.encoder)
+        artifact.check_space(key, table, alignment.source.space_id if alignment else None)
+        columns = token_columns(needed, artifact.inputs, artifact.encoder, alignment)
         decoded[key] = decode_histories(table, np.zeros(table.num_rows, np.int64), columns, key[1])
     batch = make_batch(_with_row_columns(rows), artifact.encoder, np.zeros(rows.num_rows, np.int64), decoded)
     starts = range(0, max(1, len(batch)), SCORE_BATCH)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.config import TrainConfig, VmConfig
+from models.distillation import Distiller, make_distiller
 from models.errors import ModelConfigError
 from models.feed import FeatureFeed
-from models.losses import distillation_loss
 from models.metrics import evaluate
 from models.optimizer import make_optimizer
 from models.vm import VerticalModel
@@ -79,14 +79,16 @@ def train_vm(
         model.start_at(base_rate)
         if warm_start:
             copy_weights(warm_start.model, model)
-        run = _TrainingRun(VmArtifact(config, inputs, encoder, model), train, validation, seed, progress)
-        return run.fit()
+        distiller = make_distiller(config.distillation, config.kd_weight, model.hidden_width)
+        artifact = VmArtifact(config, inputs, encoder, model)
+        return _TrainingRun(artifact, distiller, train, validation, seed, progress).fit()
 
 
 class _TrainingRun:
     def __init__(
         self,
         artifact: VmArtifact,
+        distiller: Distiller,
         train: FeatureFeed,
         validation: FeatureFeed,
         seed: int,
@@ -97,7 +99,8 @@ class _TrainingRun:
         self.settings: TrainConfig = artifact.config.train
         self.device = choose_device(self.settings)
         self.model = artifact.model.to(self.device)
-        self.optimizer = make_optimizer(self.model, self.settings)
+        self.distiller = distiller.to(self.device)
+        self.optimizer = make_optimizer(nn.ModuleList([self.model, self.distiller]), self.settings)
 
     def fit(self) -> VmTrainResult:
         curve: list[EpochRecord] = []
@@ -133,9 +136,8 @@ class _TrainingRun:
 
     def _step(self, batch: VmBatch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            logit = self.model(batch).float()
-        kd_weight = self.artifact.config.kd_weight
-        loss = distillation_loss(logit, batch.label, batch.weight, batch.teacher_logit, kd_weight)
+            output = self.model.output(batch)
+            loss = self.distiller(output, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from pipelines import cli_operate, cli_search
+from pipelines import cli_align, cli_operate, cli_search
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ARMS
@@ -102,6 +102,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     _vertical(parser)
     parser.add_argument("--part", required=True, help="partition to score")
     parser.add_argument("--version", metavar="N", help="model version (default: the champion)")
+    parser.add_argument("--space", metavar="ID", help="read rows of another space, through a fitted map (see align)")
     parser.add_argument("--histories", metavar="FOLDER", help="exported histories to read instead of the store's")
     parser.add_argument("--out", metavar="FILE", required=True, help="Parquet file of example_id, p")
 
@@ -147,6 +148,7 @@ VERBS: dict[str, tuple[Options, str]] = {
     "compare": (cli_operate.compare_options, "train and measure every arm of a vertical on its newest windows"),
     "close-spaces": (cli_operate.close_options, "close spaces that no champion, rollback or challenger names"),
     "search": (cli_search.search_options, "search a better VM; register the winner as challenger"),
+    "align": (cli_align.align_options, "fit a map from one space's vectors to another's on examples that both hold"),
     "maintain": (_nothing, "compact closed partitions, expire closed spaces, remove files that nobody needs"),
 }
 
@@ -176,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from search.errors import SearchError
 
     options = parser().parse_args(arguments)
-    handlers = HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS | cli_search.SEARCH_HANDLERS
+    handlers = (
+        HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS | cli_search.SEARCH_HANDLERS | cli_align.ALIGN_HANDLERS
+    )
     try:
         save_facts(handlers[options.verb](options))
     except (PipelineError, FeatureStoreError, ModelsError, SearchError) as error:

@@ -125,7 +125,15 @@ def predict(options: Namespace) -> None:
     from pipelines.predict import predict as step
 
     histories = Path(options.histories) if options.histories else None
-    rows = step(context_of(options), options.vertical, options.part, Path(options.out), options.version, histories)
+    rows = step(
+        context_of(options),
+        options.vertical,
+        options.part,
+        Path(options.out),
+        options.version,
+        histories,
+        options.space,
+    )
     print(f"{rows} rows scored, written to {options.out}")
 
 

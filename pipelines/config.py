@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -21,6 +21,7 @@ HOME_SETTING = "LOOPFM_HOME"
 DEFAULT_HOME = ".loopfm"
 
 Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd"]
+KD_ARMS: tuple[Arm, ...] = ("kd", "loopfm_kd")
 ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd")
 
 
@@ -65,7 +66,23 @@ class VmSettings(Strict):
     )
     raw_readers: list[ReaderConfig] = Field(default=[ReaderConfig(key="user", tokens="raw")], min_length=1)
     kd_weight: float = Field(default=0.3, gt=0, description="distillation in the arms kd and loopfm_kd")
+    kd_weights: list[Annotated[float, Field(ge=0)]] = Field(
+        default=[], description="weights to try in these arms instead; the lowest validation NE wins, 0 is one of them"
+    )
     recipe: Arm = Field(default="loopfm_kd", description="the arm that a scheduled run trains")
+
+    @model_validator(mode="after")
+    def _zero_is_tried(self) -> Self:
+        if self.kd_weights and 0 not in self.kd_weights:
+            raise ValueError(
+                f"kd_weights: got {self.kd_weights}; allowed: none, or a list that holds 0: where distillation hurts, "
+                "the choice must be able to leave it out"
+            )
+        return self
+
+    def weights_to_try(self, arm: Arm) -> list[float]:
+        """Weights of distillation that training this arm chooses from; empty where its settings fix the weight."""
+        return self.kd_weights if arm in KD_ARMS else []
 
     def arm(self, arm: Arm) -> VmConfig:
         """Settings of one arm. The control keeps the readers of LoopFM with every FM-derived column removed."""
@@ -75,7 +92,7 @@ class VmSettings(Strict):
             "loopfm": self.loopfm_readers,
             "loopfm_kd": self.loopfm_readers,
         }.get(arm, [])
-        kd = self.kd_weight if arm in ("kd", "loopfm_kd") else 0.0
+        kd = self.kd_weight if arm in KD_ARMS else 0.0
         return self.base.model_copy(update={"readers": readers, "kd_weight": kd, "counters": arm == "counters"})
 
 
@@ -95,9 +112,10 @@ class ProjectConfig(Strict):
     def _readers_have_histories(self) -> Self:
         for field in ("loopfm_readers", "raw_readers"):
             for reader in getattr(self.vm, field):
-                if reader.key not in self.dataset.histories.keys:
+                unknown = [key for key in reader.keys if key not in self.dataset.histories.keys]
+                if unknown:
                     raise ValueError(
-                        f"vm.{field}: got key {reader.key!r}; allowed: a key of dataset.histories.keys,"
+                        f"vm.{field}: got key {unknown[0]!r}; allowed: a key of dataset.histories.keys,"
                         f" one of {sorted(self.dataset.histories.keys)}"
                     )
         return self

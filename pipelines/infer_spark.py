@@ -24,7 +24,8 @@ from feature_store.checks import spark_schema
 from feature_store.config import DatasetConfig
 from feature_store.schemas import fm_outputs_schema
 from feature_store.spaces import SpaceRecord
-from models.fm_score import MODEL_BATCH, FmScorer
+from models.fm_score import MODEL_BATCH
+from models.scorer import Scorer, load_scorer
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -183,10 +184,10 @@ def _offsets(count: int, width: int) -> npt.NDArray[np.int32]:
     return np.arange(count + 1, dtype=np.int32) * np.int32(width)
 
 
-_LOADED: dict[str, FmScorer] = {}
+_LOADED: dict[str, Scorer] = {}
 
 
-def _scorer(settings: ScoreSettings) -> FmScorer:
+def _scorer(settings: ScoreSettings) -> Scorer:
     """The model, loaded once a worker process and kept for its later tasks; on a GPU where the executor has one."""
     if settings.digest not in _LOADED:
         path = settings.path
@@ -195,7 +196,7 @@ def _scorer(settings: ScoreSettings) -> FmScorer:
 
             path = SparkFiles.get(settings.path)
         _LOADED.clear()
-        _LOADED[settings.digest] = FmScorer.load(path, settings.digest, threads=settings.threads, device=_device())
+        _LOADED[settings.digest] = load_scorer(path, settings.digest, threads=settings.threads, device=_device())
     return _LOADED[settings.digest]
 
 

@@ -12,9 +12,11 @@ from feature_store.config import RAW_SPACE
 from feature_store.export import export_histories
 from feature_store.histories import segment_parts
 from feature_store.spaces import SpaceRecord
+from models.alignment import Alignment
 from models.vm_artifact import VmArtifact, load_vm
-from models.vm_data import HistoryKey, history_key
+from models.vm_data import HistoryKey, history_keys
 from models.vm_score import predict_batch, score_vm
+from pipelines.align import find_alignment
 from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.registry import CHAMPION, RegisteredModel
@@ -29,6 +31,7 @@ def predict(
     out: Path,
     version: str | None = None,
     histories: Path | None = None,
+    space_id: str | None = None,
 ) -> int:
     """Score the rows of one partition with a registered VM and write example_id and p as Parquet.
 
@@ -40,21 +43,26 @@ def predict(
         version: model version; the champion when absent.
         histories: folder that ``export`` wrote; rows that read as of its instant find their history there, others none.
             The store's own histories when absent.
+        space_id: space whose rows and histories are read; the model's own when absent. Another one needs a map to the
+            model's, see ``loopfm align``.
 
     Returns:
         Rows written.
 
     Raises:
+        SpaceMismatchError: ``space_id`` is another space and no map leads to the model's.
         StepError: no champion, or the folder holds no histories of a key that the VM reads.
     """
     model = _model(context, vertical, version)
     folder = context.registry.fetch(model, context.scratch / "registered" / f"{model.name}-{model.version}")
     artifact = load_vm(folder)
-    space = context.spaces.get(artifact.inputs.space_id)
+    own = context.spaces.get(artifact.inputs.space_id)
+    space = own if space_id is None else context.spaces.get(space_id)
+    alignment = None if space == own else find_alignment(context, space, own, part)
     if histories is None:
-        scored = _from_store(context, artifact, space, part)
+        scored = _from_store(context, artifact, space, part, alignment)
     else:
-        scored = _from_export(context, artifact, space, part, histories)
+        scored = _from_export(context, artifact, space, part, histories, alignment)
     out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(scored, out)
     return int(scored.num_rows)
@@ -98,19 +106,30 @@ def _model(context: RunContext, vertical: str, version: str | None) -> Registere
     return champion
 
 
-def _from_store(context: RunContext, artifact: VmArtifact, space: SpaceRecord, part: str) -> pa.Table:
+def _from_store(
+    context: RunContext, artifact: VmArtifact, space: SpaceRecord, part: str, alignment: Alignment | None
+) -> pa.Table:
     pinned = pin_rows(context, space, [part])
-    scores = score_vm(artifact, feed(context, artifact.inputs.vertical, artifact.config, pinned, [part], None))
+    rows = feed(context, artifact.inputs.vertical, artifact.config, pinned, [part], None, alignment)
+    scores = score_vm(artifact, rows)
     return pa.table({"example_id": scores.example_id, "p": scores.p})
 
 
-def _from_export(context: RunContext, artifact: VmArtifact, space: SpaceRecord, part: str, folder: Path) -> pa.Table:
-    keys = {history_key(reader) for reader in artifact.config.readers}
+def _from_export(
+    context: RunContext,
+    artifact: VmArtifact,
+    space: SpaceRecord,
+    part: str,
+    folder: Path,
+    alignment: Alignment | None,
+) -> pa.Table:
+    keys = {key for reader in artifact.config.readers for key in history_keys(reader)}
     columns = ["example_id", "event_ts", "as_of", *(f"key_{name}" for name in context.dataset.histories.keys)]
     columns += [spec.name for spec in artifact.inputs.specs(artifact.config)]
     rows = feature_rows(context, artifact.inputs.vertical, space, [part], list(dict.fromkeys(columns)))
     histories = {key: _exported(folder, space.space_id, key) for key in keys}
-    return pa.table({"example_id": rows["example_id"], "p": predict_batch(artifact, rows.combine_chunks(), histories)})
+    p = predict_batch(artifact, rows.combine_chunks(), histories, alignment)
+    return pa.table({"example_id": rows["example_id"], "p": p})
 
 
 def _exported(folder: Path, space_id: str, key: HistoryKey) -> pa.Table:

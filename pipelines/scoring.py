@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.spaces import SpaceRecord
+from models.alignment import Alignment
 from models.metrics import Scores
 from models.vm_artifact import VmArtifact
 from models.vm_train import score_vm
@@ -15,11 +16,20 @@ from pipelines.vm_rows import feed, pin_rows
 
 
 def score_parts(
-    context: RunContext, vertical: str, artifact: VmArtifact, space: SpaceRecord, parts: list[str], known_at: int | None
+    context: RunContext,
+    vertical: str,
+    artifact: VmArtifact,
+    space: SpaceRecord,
+    parts: list[str],
+    known_at: int | None,
+    alignment: Alignment | None = None,
 ) -> Scores:
-    """Scores of all rows of ``parts`` whose label is known at ``known_at`` (None: of all rows), by example id."""
+    """Scores of all rows of ``parts`` whose label is known at ``known_at`` (None: of all rows), by example id.
+
+    ``alignment`` maps the histories of ``space`` to the model's own.
+    """
     pinned = pin_rows(context, space, parts)
-    scores = score_vm(artifact, feed(context, vertical, artifact.config, pinned, parts, known_at))
+    scores = score_vm(artifact, feed(context, vertical, artifact.config, pinned, parts, known_at, alignment))
     return scores.take(np.argsort(scores.example_id, kind="stable"))
 
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from feature_store.spaces import SpaceRecord
+from models.checkpoint import digest_file
+from models.config import FmConfig
+from models.external_fm import fit_external
 from models.fm_data import FmRows
 from models.fm_launch import launch, write_request
 from models.fm_train import FmTrainResult
@@ -14,7 +17,8 @@ from models.fm_train import train_fm as fit_fm
 from models.trainer import EpochRecord
 from pipelines.context import RunContext
 from pipelines.digest import digest
-from pipelines.fm_model import FM_ARTIFACTS, FM_FILE
+from pipelines.fm_chain import WARM_FROM, fm_chain
+from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files
 from pipelines.progress import timed
 from pipelines.registry import CHAMPION
 from pipelines.specs import fm_specs
@@ -48,7 +52,11 @@ def train_fm(
     config = context.config.fm.model_copy(update={"train": context.config.fm.train.model_copy(update={"seed": seed})})
     heads = context.dataset.heads
     made_from = (context.store.identity("fm_inputs"), parts, train_parts[-1], versions)
-    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, *made_from)
+    chain = fm_chain(context, config, validation_parts[-1], seed)
+    also = [space.space_id for space in chain]
+    if config.external is not None:
+        also.append(digest_file(config.external.checkpoint))
+    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, *made_from, *also)
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         context.progress(f"train-fm: already trained, run {finished.info.run_id}")
@@ -56,6 +64,7 @@ def train_fm(
     tags = {"loopfm.kind": "fm", "loopfm.commit": context.commit, "loopfm.seed": str(seed)}
     tags |= {"loopfm.train": f"{train_parts[0]}..{train_parts[-1]}"}
     tags |= {"loopfm.validation": f"{validation_parts[0]}..{validation_parts[-1]}"}
+    tags |= {WARM_FROM: chain[-1].space_id} if chain else {}
     tags |= {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
     with context.registry.run(f"fm seed {seed}", idempotency, tags) as run_id:
         with timed(context.progress, f"train-fm: {len(train_parts)} + {len(validation_parts)} partitions, seed {seed}"):
@@ -63,7 +72,7 @@ def train_fm(
                 _rows(context, versions, window, validation_parts[-1]) for window in (train_parts, validation_parts)
             ]
             folder = context.scratch / "train-fm" / idempotency
-            result = _fit(context, config, rows, folder, processes)
+            result = _fit(context, config, rows, folder, processes, chain)
         space = _open_space(context, result, run_id)
         _record(context, run_id, result, space, folder)
         shutil.rmtree(folder)
@@ -77,14 +86,22 @@ def _rows(context: RunContext, versions: Mapping[str, int], parts: list[str], la
     return FmRows(inputs, labels, context.dataset.clock.end(last))
 
 
-def _fit(context: RunContext, config: object, rows: list[FmRows], folder: Path, processes: int) -> FmTrainResult:
+def _fit(
+    context: RunContext, config: FmConfig, rows: list[FmRows], folder: Path, processes: int, chain: list[SpaceRecord]
+) -> FmTrainResult:
     def report(record: EpochRecord) -> None:
         context.progress(f"train-fm: epoch {record.epoch + 1}, validation NE {record.validation_ne:.4f}")
 
     specs, heads = fm_specs(context.dataset), context.dataset.heads
+    if config.external is not None:
+        return fit_external(config, config.external, heads, rows[0], rows[1], folder, report)
+    files = [fm_files(context, space) for space in chain]
+    start, snapshots = (files[-1], files if config.snapshots > 1 else []) if files else (None, [])
     if processes == 1:
-        return fit_fm(config, specs, heads, rows[0], rows[1], folder, report, resume=True)  # type: ignore[arg-type]
-    write_request(folder, config, specs, heads, rows[0], rows[1])  # type: ignore[arg-type]
+        return fit_fm(
+            config, specs, heads, rows[0], rows[1], folder, report, resume=True, start=start, snapshots=snapshots
+        )
+    write_request(folder, config, specs, heads, rows[0], rows[1], start, snapshots)
     return launch(folder, processes, report, resume=True)
 
 
@@ -98,7 +115,7 @@ def _open_space(context: RunContext, result: FmTrainResult, run_id: str) -> Spac
         heads=dataset.heads,
         dim=config.codec.dim,
         bits=config.codec.bits,
-        captures=config.captures,
+        captures=config.captures if config.external is None else [config.external.load],
         model_path=f"runs:/{run_id}/{FM_ARTIFACTS}/{FM_FILE}",
         model_digest=result.digest,
         run_id=run_id,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from feature_store.spaces import SpaceRecord
 from models.config import VmConfig
+from models.kd_choice import choose_kd_weight
 from models.vm_artifact import VmArtifact, load_vm, save_vm
 from models.vm_train import VmTrainResult
 from models.vm_train import train_vm as fit_vm
@@ -76,7 +77,8 @@ def train_vm(
     windows = (train_parts, validation_parts)
     warm_from = start[0] if start else None
     made_from = (context.store.identity("features"), inputs, windows, pinned.versions, warm_from)
-    idempotency = digest("train-vm", STEP_VERSION, vertical, arm, seed, config, *made_from)
+    weights = context.config.vm.weights_to_try(arm)
+    idempotency = digest("train-vm", STEP_VERSION, vertical, arm, seed, config, *made_from, *weights)
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         run_id = str(finished.info.run_id)
@@ -85,8 +87,16 @@ def train_vm(
         tags = run_tags(context, vertical, arm, seed, pinned, windows)
         with context.registry.run(f"{vertical} {arm} seed {seed}", idempotency, tags) as run_id:
             with timed(context.progress, f"train-vm: {vertical} {arm} seed {seed}"):
-                result = fit(context, vertical, config, pinned, windows, seed, start[1] if start else None)
-            record(context, run_id, config, result)
+                choice = choose_kd_weight(
+                    weights or [config.kd_weight],
+                    lambda weight: fit(
+                        context, vertical, config.model_copy(update={"kd_weight": weight}), pinned, windows, seed,
+                        start[1] if start else None,
+                    ),
+                )  # fmt: skip
+            record(context, run_id, choice.result.artifact.config, choice.result)
+            tried = {f"validation_ne_kd_{weight:g}": ne for weight, ne in choice.validation_ne.items()}
+            context.registry.log(run_id, {}, tried)
     version = (
         register_challenger(context, vertical, space, run_id, validation_parts) if register and arm == recipe else None
     )

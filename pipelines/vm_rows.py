@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from feature_store.config import RAW_SPACE
 from feature_store.spaces import SpaceRecord
+from models.alignment import Alignment
 from models.config import VmConfig
 from models.feed import FeatureFeed
 from models.feed_files import DataFile, FeedFiles
-from models.vm_data import VmInputs, history_key
+from models.vm_data import VmInputs, history_keys
 from pipelines.context import RunContext
 from pipelines.specs import vm_specs
 
@@ -60,12 +61,21 @@ def pin_rows(context: RunContext, space: SpaceRecord, parts: list[str]) -> Pinne
 
 
 def feed(
-    context: RunContext, vertical: str, config: VmConfig, pinned: PinnedRows, parts: list[str], known_at: int | None
+    context: RunContext,
+    vertical: str,
+    config: VmConfig,
+    pinned: PinnedRows,
+    parts: list[str],
+    known_at: int | None,
+    alignment: Alignment | None = None,
 ) -> FeatureFeed:
-    """A feed of ``parts`` at the pinned versions; rows whose label is not known at ``known_at`` are left out."""
+    """A feed of ``parts`` at the pinned versions; rows whose label is not known at ``known_at`` are left out.
+
+    With ``alignment`` the pinned rows are of its source, and the feed gives vectors of its target.
+    """
     store, space_id = context.store, pinned.space.space_id
     features = store.files("features", pinned.versions["features"], {"space_id": space_id}, parts)
-    keys = {history_key(reader) for reader in config.readers}
+    keys = {key for reader in config.readers for key in history_keys(reader)}
     fm = _history_files(context, pinned.versions["histories"], space_id, parts) if keys else []
     raw = _history_files(context, pinned.versions["raw_histories"], RAW_SPACE, parts) if keys else []
     files = FeedFiles(
@@ -73,7 +83,11 @@ def feed(
         histories={name: _of_key(fm, name) for kind, name in keys if kind == "fm"},
         raw_histories={name: _of_key(raw, name) for kind, name in keys if kind == "raw"},
     )
-    return FeatureFeed(files, vm_inputs(context, vertical, pinned.space), config, known_at=known_at)
+    inputs = vm_inputs(context, vertical, pinned.space)
+    if alignment is not None:
+        to = alignment.target
+        inputs = inputs.model_copy(update={"space_id": to.space_id, "code_dim": to.dim, "code_bits": to.bits})
+    return FeatureFeed(files, inputs, config, known_at=known_at, alignment=alignment)
 
 
 def _history_files(context: RunContext, version: int, space_id: str, parts: list[str]) -> list[DataFile]:

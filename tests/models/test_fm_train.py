@@ -137,3 +137,18 @@ def test_every_global_batch_is_shared_out_whole():
     assert len(one) == len(shares[0]) == len(shares[1])
     for whole, left, right in zip(one, *shares, strict=True):
         assert np.array_equal(np.sort(whole), np.sort(torch.cat([left, right])))
+
+
+def test_a_codec_of_several_layers_and_one_of_labels_train_save_and_score(trained, tmp_path):
+    """Codes of float, 8 and 4 bits over two captured layers: sizes in the file are those of the settings."""
+    for bits, objective in ((32, "labels"), (8, "reconstruction"), (4, "labels")):
+        codec = CONFIG.codec.model_copy(update={"bits": bits, "objective": objective})
+        train = CONFIG.train.model_copy(update={"epochs": 1})
+        config = CONFIG.model_copy(update={"codec": codec, "captures": ["mlp.0", "mlp.1"], "train": train})
+        result = train_fm(config, SPECS, HEADS, TRAIN, VALIDATION, tmp_path / f"{bits}")
+        scorer = FmScorer.load(result.path, result.digest)
+        assert scorer.model.codec.encoder[0].in_features == 16 + 8
+        codes, logits = scorer.score(VALIDATION.inputs)
+        assert codes.shape == (len(VALIDATION.inputs), codec.dim * bits // 8)
+        assert len(np.unique(codes, axis=0)) > 100
+        assert logits.shape == (len(codes), len(HEADS))

@@ -52,7 +52,7 @@ def nibbles(code):
     return [(v - 16 if v >= 8 else v) / 8 for v in values]
 
 
-def slow_token(reader, kind, pool, at, t):
+def slow_token(reader, kind, pool, at, t, of_key=()):
     """Input columns of one token as of t, then projection and LayerNorm."""
     known = [1.0 if pool.labels[at, h] >= 0 and pool.label_available_at[at, h] <= t else 0.0 for h in range(HEADS)]
     labels = [float(pool.labels[at, h]) if known[h] else 0.0 for h in range(HEADS)]
@@ -65,7 +65,7 @@ def slow_token(reader, kind, pool, at, t):
         columns += [*z, *(v * sum(residual) for v in z), *(0.25 * float(v) for v in pool.logits[at]), *p, *residual]
     if kind == "raw":
         columns += [float(v) for row in pool.entities[at] for v in TABLE[row]]
-    columns += [*labels, *known, log_age]
+    columns += [*labels, *known, log_age, *of_key]
     x = reader.project.weight.double() @ torch.tensor(columns).double() + reader.project.bias.double()
     centred = x - x.mean()
     return centred / (centred.square().mean() + 1e-5).sqrt(), log_age
@@ -103,7 +103,7 @@ def test_readers_equal_plain_loops(lengths, kind, length, seed):
     index = torch.arange(len(lengths) + 2)
     event_ts = START + 100 * HOUR + torch.arange(len(index)) * 7 * HOUR
     query = torch.randn(len(index), reader.query_width)
-    got = reader(HistoryBatch(index, pool), event_ts, query)
+    got = reader([HistoryBatch(index, pool)], event_ts, query)
     for row in index.tolist():
         expected = slow_read(reader, kind, pool, row, int(event_ts[row]), query[row])
         torch.testing.assert_close(got[row].double(), expected.double(), rtol=1e-4, atol=2e-5)
@@ -116,23 +116,23 @@ def test_control_and_raw_see_no_column_of_the_fm(tokens):
     blind = TokenPool(**{**vars(pool), "z": None, "logits": None})
     index, event_ts = torch.tensor([1, 2, 3, 0]), torch.full((4,), START + 120 * HOUR)
     query = torch.randn(4, reader.query_width)
-    outputs = [reader(HistoryBatch(index, p), event_ts, query) for p in (pool, noise, blind)]
+    outputs = [reader([HistoryBatch(index, p)], event_ts, query) for p in (pool, noise, blind)]
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
     fm = make_reader("fm")
-    assert not torch.equal(*(fm(HistoryBatch(index, p), event_ts, query) for p in (pool, noise)))
+    assert not torch.equal(*(fm([HistoryBatch(index, p)], event_ts, query) for p in (pool, noise)))
 
 
 def test_empty_histories_give_exact_zeros_and_no_gradient():
     pool, reader = make_pool([3, 0]), make_reader("fm")
     index, event_ts = torch.tensor([0, 2, 1]), torch.full((3,), START + 120 * HOUR)
     query = torch.randn(3, reader.query_width, requires_grad=True)
-    read = reader(HistoryBatch(index, pool), event_ts, query)
+    read = reader([HistoryBatch(index, pool)], event_ts, query)
     assert (read[:2] == 0).all()
     assert (read[2] != 0).any()
     read.sum().backward()
     assert (query.grad[:2] == 0).all()
-    none = reader(HistoryBatch(index[:2], pool), event_ts[:2], query[:2])
+    none = reader([HistoryBatch(index[:2], pool)], event_ts[:2], query[:2])
     assert none.shape == (2, reader.width)
     assert (none == 0).all()
 
@@ -155,13 +155,65 @@ def test_an_unseen_label_changes_nothing():
     assert later.any()
     flipped = TokenPool(**{**vars(pool), "labels": torch.where(later, 1 - pool.labels.clamp(min=0), pool.labels)})
     query = torch.randn(2, reader.query_width)
-    outputs = [reader(HistoryBatch(index, p), event_ts, query) for p in (pool, flipped)]
+    outputs = [reader([HistoryBatch(index, p)], event_ts, query) for p in (pool, flipped)]
     assert torch.equal(*outputs)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4), st.sampled_from([None, 2]))
+@torch.no_grad()
+def test_one_attention_over_the_tokens_of_several_keys_equals_a_plain_loop(lengths, length):
+    pools = [make_pool([*(pair[place] for pair in lengths), 1], place) for place in (0, 1)]
+    torch.manual_seed(1)
+    config = ReaderConfig(key="item", with_keys=["user"], kinds=["attention"], dim=DIM, heads=2, length=length)
+    reader = HistoryReader(config, INPUTS, TABLE.shape[1], lambda rows: TABLE[rows])
+    reader.kinds[0].age_slope.copy_(torch.tensor([0.4, -0.2]))
+    index = torch.arange(len(lengths) + 2)
+    event_ts = START + 100 * HOUR + torch.arange(len(index)) * 7 * HOUR
+    query = torch.randn(len(index), reader.query_width)
+    got = reader([HistoryBatch(index, pool) for pool in pools], event_ts, query)
+    for row in index.tolist():
+        expected = slow_joint_attention(reader, pools, row, int(event_ts[row]), query[row].double())
+        torch.testing.assert_close(got[row].double(), expected, rtol=1e-4, atol=2e-5)
+
+
+def slow_joint_attention(reader, pools, row, t, query):
+    tokens, counts = [], []
+    for place, pool in enumerate(pools):
+        at = list(range(int(pool.offsets[row]), int(pool.offsets[row + 1])))[: reader.length]
+        tokens += [slow_token(reader, "fm", pool, i, t, of_key=[1.0 - place, float(place)]) for i in at]
+        counts.append(0.25 * math.log1p(len(at)))
+    if not tokens:
+        return torch.zeros(reader.width).double()
+    out = []
+    for head, slope in enumerate(reader.kinds[0].age_slope.tolist()):
+        q = query[head * DIM : (head + 1) * DIM]
+        weights = [math.exp(float(q @ v) / math.sqrt(DIM) + slope * a) for v, a in tokens]
+        out.append(sum(w / sum(weights) * v for w, (v, _) in zip(weights, tokens, strict=True)))
+    return torch.cat([*out, torch.tensor(counts).double()])
+
+
+def test_a_key_is_read_once_and_newest_reads_one_key():
+    with pytest.raises(ValueError, match="allowed: each key once"):
+        ReaderConfig(key="item", with_keys=["item"])
+    with pytest.raises(ValueError, match="newest reads one key"):
+        ReaderConfig(key="item", with_keys=["user"], kinds=["newest"])
+
+
+def test_given_half_lives_stay():
+    config = ReaderConfig(key="item", kinds=["decayed"], learn_half_lives=False)
+    reader = HistoryReader(config, INPUTS, TABLE.shape[1], lambda rows: TABLE[rows])
+    read = reader(
+        [HistoryBatch(torch.tensor([1]), make_pool([4]))], torch.tensor([START + 101 * HOUR]), torch.zeros(1, 0)
+    )
+    read.square().sum().backward()
+    assert reader.kinds[0].log_half_life.grad is None
+    assert reader.project.weight.grad is not None
 
 
 def test_half_lives_are_learned():
     pool, reader = make_pool([4, 4]), make_reader("fm", kinds=["decayed"])
-    read = reader(HistoryBatch(torch.tensor([1, 2]), pool), torch.full((2,), START + 101 * HOUR), torch.zeros(2, 0))
+    read = reader([HistoryBatch(torch.tensor([1, 2]), pool)], torch.full((2,), START + 101 * HOUR), torch.zeros(2, 0))
     read.square().sum().backward()
     assert (reader.kinds[0].log_half_life.grad != 0).any()
 

@@ -54,6 +54,18 @@ def broken(path: str, value: Any) -> str:
             {"dim": 16, "prefixes": [8]},
             "codec.prefixes: got [8]; allowed: rising, the last equal to dim=16",
         ),
+        ("vm.kd_weights", [0.3], "kd_weights: got [0.3]; allowed: none, or a list that holds 0"),
+        (
+            "fm",
+            {"external": {"load": "a:b", "checkpoint": "c", "trained_until": "2026-01-01"}, "warm_start": True},
+            "fm.external: an FM of your own is not trained here",
+        ),
+        ("fm.snapshots", 2, "fm.snapshots: got 2; allowed without fm.warm_start: 1"),
+        (
+            "vm.loopfm_readers",
+            [{"key": "user", "with_keys": ["nobody"]}],
+            "vm.loopfm_readers: got key 'nobody'; allowed: a key of dataset.histories",
+        ),
         ("vm.kd_weight", -1, "vm.kd_weight: Input should be greater than 0; got -1"),
     ],
 )
@@ -86,3 +98,16 @@ def test_the_control_keeps_positions_and_loses_every_fm_column() -> None:
     assert [r.tokens for r in control.readers] == ["control"] * len(loopfm.readers)
     assert [r.model_copy(update={"tokens": "fm"}) for r in control.readers] == loopfm.readers
     assert {arm: vm.arm(arm).kd_weight > 0 for arm in ARMS} == {arm: arm in ("kd", "loopfm_kd") for arm in ARMS}
+
+
+def test_arms_with_distillation_alone_choose_their_weight() -> None:
+    raw = loop_world.raw_settings()
+    assert parse_config(raw, "x.yaml").vm.weights_to_try("kd") == []
+    raw["vm"]["kd_weights"] = [0, 0.3]
+    raw["vm"]["base"]["distillation"] = {"kind": "head", "alpha": 2, "beta": 0.5}
+    vm = parse_config(raw, "x.yaml").vm
+    assert {arm: vm.weights_to_try(arm) for arm in ARMS if vm.weights_to_try(arm)} == {
+        "kd": [0, 0.3],
+        "loopfm_kd": [0, 0.3],
+    }
+    assert vm.arm("kd").distillation.model_dump() == {"kind": "head", "alpha": 2.0, "beta": 0.5}

@@ -1,0 +1,40 @@
+"""A codec that keeps what predicts the labels, whatever else the activations hold."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.codec import HIDDEN_UNITS, Codec, prefix
+from models.config import CodecConfig
+from models.fm import multitask_bce
+
+
+class SupervisedCodec(Codec):
+    """Bottleneck trained by logistic loss (IAT, arXiv 2604.08933): each prefix of z predicts the labels of all heads.
+
+    Encoder, rounding and packing are those of ``Codec``; the decoder gives one logit a head, and is needed in training
+    alone. The loss stays behind the stop-gradient: the FM learns nothing from it.
+
+    Args:
+        config: size, prefixes and bits of a code.
+        width: width K of the captured activations e.
+        heads: number H of heads.
+    """
+
+    def __init__(self, config: CodecConfig, width: int, heads: int) -> None:
+        super().__init__(config, width)
+        self.decoder = nn.Sequential(nn.Linear(config.dim, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, heads))
+
+    def terms(self, captured: Tensor, labels: Tensor, known: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Logistic loss averaged over the prefixes, summed over known labels, and the sum of their weights."""
+        z = self.rounded(captured)
+        made = [multitask_bce(self.decoder(prefix(z, n)), labels, known, weight) for n in self.config.prefixes]
+        total, weights = made[0]
+        for loss, _ in made[1:]:
+            total = total + loss
+        return total / len(made), weights
+
+
+def make_codec(config: CodecConfig, width: int, heads: int) -> Codec:
+    """The codec of ``config.objective``."""
+    return SupervisedCodec(config, width, heads) if config.objective == "labels" else Codec(config, width)
