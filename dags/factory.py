@@ -9,6 +9,7 @@ from dags.data_dag import data_dag
 from dags.fm_dag import fm_dag
 from dags.maintenance_dag import maintenance_dag
 from dags.project import Project
+from dags.search_dag import search_dag
 from dags.vm_dag import vm_dag
 
 
@@ -20,5 +21,6 @@ def project_dags(path: str) -> dict[str, DAG]:
     """
     project = Project.load(path)
     dags = [data_dag(project), backfill_dag(project), fm_dag(project), maintenance_dag(project)]
-    dags += [vm_dag(project, vertical) for vertical in project.config.dataset.heads]
+    for vertical in project.config.dataset.heads:
+        dags += [vm_dag(project, vertical), search_dag(project, vertical)]
     return {dag.dag_id: dag for dag in dags}
