@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from benchmarks.search_tables import TABLES, Table
 from feature_store.config import Strict
 from search.driver import Search
 from search.evolution import RegularizedEvolution
-from search.parameters import Floats
 from search.predictor.ensemble import EnsembleSettings, RankEnsemble
 from search.predictor.proposer import PredictorSearch, PredictorSettings
 from search.proposer import Proposer
@@ -51,11 +49,11 @@ class RankedTable(PredictorSearch):
 
     def __init__(self, table: Table, seed: int, settings: PredictorSettings) -> None:
         super().__init__(table.space, seed, settings)
-        self.table, self.x = table, table.space.encode_all(table.configs)
+        self.table = table
 
     def search_round(self, known: Sequence[Trial], rng: np.random.Generator) -> list[Config]:
         """The best of the table."""
-        scores = self.fit(known, rng).predict(self.x)[:, 0]
+        scores = self.fit(known, rng).predict(self.table.x)[:, 0]
         return [self.table.configs[int(row)] for row in np.argsort(scores)]
 
 
@@ -96,12 +94,8 @@ def _tau(settings: PredictorBenchmark, table: Table, key: Key) -> float:
     learned, held_out = order[: settings.labels], order[settings.labels :]
     targets = np.stack([table.ne, table.flops], axis=1)[learned]
     chosen = settings.predictor.ensemble if key.method == "ensemble" else settings.single
-    ensemble = RankEnsemble(_encoded(table, learned), targets, key.seed, chosen)
-    return float(kendalltau(ensemble.predict(_encoded(table, held_out))[:, 0], table.ne[held_out]).statistic)
-
-
-def _encoded(table: Table, rows: Any) -> Floats:
-    return table.space.encode_all([table.configs[int(row)] for row in rows])
+    ensemble = RankEnsemble(table.x[learned], targets, key.seed, chosen)
+    return float(kendalltau(ensemble.predict(table.x[held_out])[:, 0], table.ne[held_out]).statistic)
 
 
 def _search_figures(runs: Runs, methods: dict[str, int], report: Report) -> None:

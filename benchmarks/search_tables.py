@@ -6,6 +6,7 @@ import importlib.util
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,11 @@ class Table:
     configs: list[Config]
     ne: Floats
     flops: Floats
+
+    @cached_property
+    def x(self) -> Floats:
+        """Encoded configurations [N, W]."""
+        return self.space.encode_all(self.configs)
 
     def objective(self) -> Callable[[Config, int], Outcome]:
         """Looks results up."""

@@ -1,0 +1,51 @@
+"""The public tables are read as spaces whose every row is a configuration; peers and winners keep their contracts."""
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import MissingDataError
+from benchmarks.peers.search_peers import TpeSearch
+from benchmarks.search_tables import TABLES, nas_bench_201
+from benchmarks.search_vm import chosen_within
+from search.driver import Search
+from search.errors import SpaceError
+from search.parameters import Float
+from search.space import SearchSpace, config_key
+from search.trial import Outcome, Trial
+
+ROWS = {"enas": 19_020, "nb201_cifar100": 15_625, "nasbench_graph_arxiv": 26_206}
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_every_row_is_a_configuration_of_its_space(name):
+    try:
+        table = TABLES[name]()
+    except MissingDataError as reason:
+        pytest.skip(str(reason))
+    assert len(table.configs) == len(table.ne) == len(table.flops) == ROWS[name]
+    for config in table.configs[::500]:
+        table.space.validate(config)
+    assert len({config_key(config) for config in table.configs}) > 0.98 * ROWS[name]
+    outcome = table.objective()(table.configs[7], 0)
+    assert outcome.ne in table.ne
+
+
+def test_the_best_of_nas_bench_201_is_the_published_one():
+    assert 100 - nas_bench_201().ne.min() == pytest.approx(73.493, abs=1e-3)
+
+
+def test_tpe_behind_the_contract():
+    table = nas_bench_201()
+    history = Search(TpeSearch(table.space, seed=0), table.objective(), budget=12).run()
+    assert len({trial.ne for trial in history}) > 6
+    with pytest.raises(SpaceError, match="categorical parameters only"):
+        TpeSearch(SearchSpace([Float("x", 0, 1)]), seed=0)
+
+
+def test_a_winner_fits_the_sample_epochs_and_the_flops():
+    ne, flops = [0.9, 0.8, 0.7, 0.6], [5.0, 5.0, 50.0, 5.0]
+    history = [Trial(i, {}).finished(Outcome(ne[i], flops[i], spent=10.0)) for i in range(4)]
+    assert chosen_within(history, budget=30, flops=10).id == 1
+    assert chosen_within(history, budget=40, flops=10).id == 3
+    assert chosen_within(history, budget=40, flops=np.inf).id == 3
+    assert chosen_within(history, budget=5, flops=10) is None
