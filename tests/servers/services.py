@@ -122,7 +122,7 @@ def _make_databases(port: int) -> bool:
 def object_store(folder: Path) -> Iterator[str]:
     """The address of an S3-compatible server."""
     port, log = free_port(), folder / "object-store.log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with process(command, log):
         wait_for(lambda: listens(port), "the object store", log)
         yield f"http://127.0.0.1:{port}"
