@@ -56,16 +56,20 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
 
 
 def fm_windows(context: RunContext, until: str) -> TrainingWindows:
-    """Windows of an FM that opens a space once ``until`` has closed: one whole VM window before it, so that VMs of the
-    new space have rows to train, validate and test on that the FM has not seen (design rule 5).
+    """Windows of an FM that opens a space once ``until`` has closed: one whole VM window before the newest partition
+    that is mature by then, so that VMs of the new space have rows to train, validate and test on that the FM has not
+    seen (design rule 5).
 
     Raises:
-        StepError: fm_inputs of the window are missing; names them and the command to run.
+        StepError: no partition is mature, or fm_inputs of the window are missing; names them and the command to run.
     """
-    clock = context.dataset.clock
+    clock, labelled = context.dataset.clock, _done(context, "labels", {}, until)
+    known = [mature(label_states(context, v, labelled), clock.end(until)) for v in context.dataset.heads if labelled]
+    if not known or not all(known):
+        raise StepError(f"no partition up to {until} is mature; {_backfill(context, until)}")
     own = [_count(context, name) for name in ("fm_train", "fm_validation")]
     later = sum(_count(context, name) for name in ("warm_up", "vm_train", "vm_validation", "test"))
-    windows = _cut(context, clock.next(until, -later), [*own, 0])
+    windows = _cut(context, clock.next(min(parts[-1] for parts in known), -later), [*own, 0])
     done = set(_done(context, "fm_inputs", {"inputs_id": context.inputs_id}, until))
     missing = sorted(set(windows.parts) - done)
     if missing:
