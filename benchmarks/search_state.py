@@ -44,9 +44,11 @@ class Runs:
         self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         self.deadline = time.monotonic() + seconds
         self.results: dict[Key, Record] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            # A run killed while it wrote leaves half a line.
-            if line.endswith("}"):
+        content = path.read_text() if path.exists() else ""
+        # A run killed while it wrote leaves half a line; the next one begins on a line of its own.
+        self._broken = bool(content) and not content.endswith("\n")
+        for line in content.splitlines(keepends=True):
+            if line.endswith("}\n"):
                 self._take(json.loads(line))
 
     def complete(self, keys: Iterable[Key], run: Callable[[Key], Record], report: Report) -> None:
@@ -74,7 +76,8 @@ class Runs:
     def _write(self, record: Record) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write("\n" * self._broken + json.dumps(record) + "\n")
+        self._broken = False
         self._take(record)
 
     def _take(self, record: Record) -> None:

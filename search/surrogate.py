@@ -29,7 +29,7 @@ MAX_STEPS = 100
 
 
 class Belief:
-    """Posterior of a fitted model, in standardised units: larger is better.
+    """Posterior of a fitted model with a scaled stationary kernel, in standardised units: larger is better.
 
     ``center`` and ``scale`` turn its values back: y = center + scale * value. ``weights`` [N, 1]: the mean at x is the
     prior's plus the sum of k(x, x_n) times weight n.
@@ -41,7 +41,8 @@ class Belief:
         self.values: Tensor = model.train_targets
         self.noise = float(model.likelihood.noise)
         self._mean = float(model.mean_module.constant)
-        self._root = torch.linalg.cholesky(_noisy(_gram(model), self.noise))
+        self._prior_variance = float(model.covar_module.outputscale)
+        self._root = torch.linalg.cholesky(_noisy(gram(model, self.points, self.points), self.noise))
         self.weights = torch.cholesky_solve((self.values - self._mean)[:, None], self._root)
 
     @property
@@ -52,20 +53,17 @@ class Belief:
     def posterior(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, Q] and covariance [B, Q, Q] of the function, noise left out, at ``points`` [B, Q, D]."""
         mean, solved = self._solved(points)
-        prior = self.model.covar_module(points).to_dense()
-        return mean, prior - solved.transpose(-1, -2) @ solved
+        return mean, gram(self.model, points, points) - solved.transpose(-1, -2) @ solved
 
     def marginals(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance [B, Q] of the function at ``points`` [B, Q, D]."""
         mean, solved = self._solved(points)
-        prior = self.model.covar_module(points, diag=True)
-        return mean, (prior - solved.square().sum(-2)).clamp_min(0.0)
+        return mean, (self._prior_variance - solved.square().sum(-2)).clamp_min(0.0)
 
     def covariance(self, points: Tensor, others: Tensor) -> Tensor:
         """Posterior covariance [B, Q, R] between ``points`` [B, Q, D] and ``others`` [R, D] or [B, R, D]."""
         others = others.expand(*points.shape[:-2], *others.shape[-2:])
-        prior = self.model.covar_module(points, others).to_dense()
-        return prior - self._solved(points)[1].transpose(-1, -2) @ self._solved(others)[1]
+        return gram(self.model, points, others) - self._solved(points)[1].transpose(-1, -2) @ self._solved(others)[1]
 
     def with_values(self, points: Tensor, values: Tensor) -> Belief:
         """The belief after more observations [M, D], [M] (standardised units), hyper-parameters kept."""
@@ -82,7 +80,7 @@ class Belief:
     def _solved(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, Q] and the half-solved cross-covariance [B, N, Q]."""
         flat = points.reshape(-1, points.shape[-1])
-        cross = self.model.covar_module(flat, self.points).to_dense()
+        cross = gram(self.model, flat, self.points)
         mean = self._mean + (cross @ self.weights).reshape(points.shape[:-1])
         solved = torch.linalg.solve_triangular(self._root, cross.T, upper=False)
         return mean, solved.reshape(-1, *points.shape[:-1]).movedim(0, -2)
@@ -134,8 +132,8 @@ def log_posterior(model: SingleTaskGP) -> Tensor:
 
     Written out over a dense Cholesky factor, because gpytorch's lazy operators take most of the time of a small fit.
     """
-    values = model.train_targets
-    root = torch.linalg.cholesky(_noisy(_gram(model), model.likelihood.noise))
+    points, values = model.train_inputs[0], model.train_targets
+    root = torch.linalg.cholesky(_noisy(gram(model, points, points), model.likelihood.noise))
     residual = (values - model.mean_module.constant)[:, None]
     fit_term = torch.linalg.solve_triangular(root, residual, upper=False).square().sum() / 2
     total = -fit_term - root.diagonal().log().sum() - len(values) / 2 * math.log(2 * math.pi)
@@ -145,8 +143,9 @@ def log_posterior(model: SingleTaskGP) -> Tensor:
     return total / len(values)
 
 
-def _gram(model: SingleTaskGP) -> Tensor:
-    return model.covar_module(model.train_inputs[0]).to_dense()
+def gram(model: SingleTaskGP, points: Tensor, others: Tensor) -> Tensor:
+    """Prior covariance [..., Q, R] between points [..., Q, D] and [..., R, D], without gpytorch's lazy operators."""
+    return cast(Tensor, model.covar_module.forward(points, others))
 
 
 def _noisy(gram: Tensor, noise: Tensor | float) -> Tensor:

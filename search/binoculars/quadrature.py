@@ -24,6 +24,7 @@ from gpytorch.priors import GammaPrior
 from torch import Tensor
 
 from search.errors import HistoryError
+from search.improvement import LEAST_VARIANCE, safe_root
 from search.maximise import DEFAULT_EFFORT, Candidates, Effort, maximise
 from search.surrogate import LENGTHSCALE_PRIOR, OUTPUTSCALE_PRIOR, Belief, maximise_posterior
 
@@ -33,7 +34,6 @@ Method = Literal["binoculars", "uncertainty"]
 # alpha as a share of the smallest observation: the warped function then stays above 0 there.
 FLOOR_SHARE = 0.8
 NOISE = 1e-6
-JITTER = 1e-10
 
 
 class WarpedBelief:
@@ -63,13 +63,12 @@ class WarpedBelief:
     def log_variance(self, points: Tensor) -> Tensor:
         """log Var f [B, Q], up to a constant."""
         mean, variance = self.root.marginals(points)
-        return _log_square(mean) + variance.clamp_min(JITTER).log()
+        return _log_square(mean) + variance.clamp_min(LEAST_VARIANCE).log()
 
     def log_determinant(self, points: Tensor) -> Tensor:
         """log det Cov f [B] of the batches ``points`` [B, Q, D], up to a constant."""
         mean, covariance = self.root.posterior(points)
-        factor = torch.linalg.cholesky(covariance + JITTER * torch.eye(points.shape[-2], dtype=points.dtype))
-        return _log_square(mean).sum(-1) + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return _log_square(mean).sum(-1) + 2 * safe_root(covariance).diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def integral(self) -> float:
         """E of the integral of f over the unit cube, in closed form: m is a sum of Gaussians about the observations."""
@@ -165,4 +164,4 @@ def _root_model(points: Tensor, roots: Tensor) -> SingleTaskGP:
 
 
 def _log_square(mean: Tensor) -> Tensor:
-    return mean.square().clamp_min(JITTER).log()
+    return mean.square().clamp_min(LEAST_VARIANCE).log()

@@ -92,6 +92,15 @@ def test_with_one_evaluation_left_quadrature_is_uncertainty_sampling():
     assert torch.allclose(belief.log_determinant(single), belief.log_variance(single)[:, 0], atol=1e-3)
 
 
+def test_points_of_a_batch_may_coincide():
+    same = torch.full((1, 4, 2), 0.3, dtype=torch.float64)
+    belief, normals = fitted(4), normal_draws(64, 4, 0)
+    assert torch.isfinite(log_qei(*belief.posterior(same), belief.best, normals)).all()
+    values = torch.tensor([0.2, 0.9, 0.4], dtype=torch.float64)
+    warped = WarpedBelief(torch.tensor([[0.1, 0.1], [0.5, 0.6], [0.9, 0.2]], dtype=torch.float64), values)
+    assert torch.isfinite(warped.log_determinant(same)).all()
+
+
 def test_a_spread_batch_beats_random_ones():
     mixture = Mixture.draw(2, 3, 4)
     points = torch.quasirandom.SobolEngine(2, scramble=True, seed=4).draw(8, dtype=torch.float64)

@@ -1,0 +1,132 @@
+"""Runs that are kept one by one, functions on grids and their GAP, and the settings of the search benchmarks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import search_binoculars, search_ens, search_multi_step
+from benchmarks.harness import CONF, MissingDataError, Report, load_settings
+from benchmarks.search_functions import Problem, paired_interval, problem, run
+from benchmarks.search_state import Key, Runs, resumable
+from feature_store.config import Strict
+
+
+class Corner:
+    """Always decides for the corner of the cube."""
+
+    def decide(self, belief, left, k, seed, observed):
+        return torch.ones(k, belief.points.shape[-1], dtype=torch.float64)
+
+
+def counting(done):
+    def one(key):
+        done.append(key)
+        return {"value": key.seed}
+
+    return one
+
+
+KEYS = [Key("bowl", method, seed) for seed in range(3) for method in ("a", "b")]
+
+
+def test_finished_runs_are_not_run_again(tmp_path):
+    path, done = tmp_path / "state" / "runs.jsonl", []
+    Runs(path, {"steps": 1}).complete(KEYS[:3], counting(done), Report("x", say=print))
+    Runs(path, {"steps": 1}).complete(KEYS, counting(done), Report("x", say=print))
+    assert done == KEYS
+    runs = Runs(path, {"steps": 1})
+    assert runs.seeds("bowl", ["a", "b"]) == [0, 1, 2]
+    assert runs.get("bowl", "a", 2)["value"] == 2
+
+
+def test_runs_of_other_settings_and_half_lines_do_not_count(tmp_path):
+    path, done = tmp_path / "runs.jsonl", []
+    Runs(path, {"steps": 1}).complete(KEYS, counting(done), Report("x", say=print))
+    with path.open("a") as file:
+        file.write('{"settings": "12", "func')
+    assert not Runs(path, {"steps": 2}).results
+    assert len(Runs(path, {"steps": 1}).results) == 6
+
+
+def test_a_run_after_half_a_line_is_kept(tmp_path):
+    path, done = tmp_path / "runs.jsonl", []
+    path.write_text('{"settings": "12", "func')
+    Runs(path, {}).complete(KEYS[:1], counting(done), Report("x", say=print))
+    assert list(Runs(path, {}).results) == KEYS[:1]
+
+
+def test_no_run_begins_after_the_time_given(tmp_path):
+    done = []
+    runs = Runs(tmp_path / "runs.jsonl", {}, seconds=-1)
+    runs.complete(KEYS, counting(done), Report("x", say=print))
+    assert done == []
+    assert runs.seeds("bowl", ["a"]) == []
+
+
+def test_the_state_is_an_option_of_the_command(tmp_path):
+    class Empty(Strict):
+        pass
+
+    conf, state = tmp_path / "conf.yaml", tmp_path / "s.jsonl"
+    conf.write_text("{}\n")
+
+    def body(settings, report, runs):
+        runs.complete(KEYS[:1], counting([]), report)
+        report.add("runs", len(runs.results))
+
+    arguments = ["--conf", str(conf), "--state", str(state)]
+    assert resumable("x", Empty, body, lambda settings: {}, arguments) == 0
+    assert json.loads(state.read_text())["function"] == "bowl"
+
+
+def test_a_grid_gives_each_point_once_nearest_first():
+    grid = torch.tensor([[0.0], [0.4], [1.0]], dtype=torch.float64)
+    session = Problem(1, 3.0, grid=grid, values=torch.tensor([1.0, 2.0, 3.0])).session()
+    found = [session.evaluate(torch.tensor([0.45], dtype=torch.float64))[1] for _ in range(3)]
+    assert found == [2.0, 1.0, 3.0]
+
+
+def test_gap_is_the_share_of_the_way_to_the_optimum():
+    # The optimum lies in the corner, which the first decision evaluates.
+    task = Problem(1, 1.0, evaluate=lambda point: float(point[0]))
+    gaps = run(task, Corner(), 0)["gap"]
+    assert len(gaps) == 20
+    assert gaps[0] == pytest.approx(1.0)
+    lower = run(Problem(1, 2.0, evaluate=lambda point: float(point[0])), Corner(), 0)["gap"]
+    assert 0 < lower[0] < 1
+
+
+def test_test_functions_have_their_optimum_in_the_cube():
+    egg, wave = problem("eggholder"), problem("dropwave")
+    assert egg.evaluate(torch.tensor([1.0, (404.2319 + 512) / 1024])) == pytest.approx(egg.optimum, rel=1e-4)
+    assert wave.evaluate(torch.tensor([0.5, 0.5])) == pytest.approx(wave.optimum)
+
+
+def test_missing_tables_are_no_evidence(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOPFM_DATA", str(tmp_path))
+    with pytest.raises(MissingDataError, match="search/enbo"):
+        problem("svm")
+
+
+def test_paired_intervals_cover_the_mean():
+    difference = np.random.default_rng(0).normal(0.3, 1.0, 80)
+    low, high = paired_interval(difference, 0.9)
+    half = 1.645 * difference.std() / 80**0.5
+    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.03)
+
+
+@pytest.mark.parametrize("module", [search_ens, search_multi_step, search_binoculars])
+def test_settings_are_valid(module):
+    name = module.__name__.split(".")[-1]
+    settings = load_settings(module.SETTINGS, CONF / f"{name}.yaml")
+    assert json.dumps(module.depends(settings))
+
+
+def test_searches_share_the_runs_of_ei():
+    chosen = [
+        load_settings(m.SETTINGS, CONF / f"{m.__name__.split('.')[-1]}.yaml")
+        for m in (search_multi_step, search_binoculars)
+    ]
+    assert search_multi_step.depends(chosen[0]) == search_binoculars.depends(chosen[1])
