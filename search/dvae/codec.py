@@ -68,8 +68,13 @@ class GraphCodec:
         return dag
 
 
-def most_frequent(batch: DagBatch) -> tuple[TypedDag, int]:
-    """The graph that occurs most often, the earliest of equals, and how often."""
-    codes = batch.codes()
-    code, count = Counter(codes).most_common(1)[0]
-    return batch.dag(codes.index(code)), count
+def most_frequent(batch: DagBatch, decodings: int) -> list[TypedDag]:
+    """Of each run of ``decodings`` graphs, those of one latent vector, the one that occurs most often.
+
+    The earliest of equals counts. One draw alone would let a rare slip of the decoder stand for the vector.
+    """
+    codes, found = batch.codes(), []
+    for start in range(0, len(codes), decodings):
+        code, _ = Counter(codes[start : start + decodings]).most_common(1)[0]
+        found.append(batch.dag(codes.index(code, start)))
+    return found

@@ -19,7 +19,7 @@ from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
-from search.dvae.codec import DagCodec
+from search.dvae.codec import DagCodec, most_frequent
 from search.dvae.dags import DagBatch
 from search.dvae.model import Dvae
 from search.errors import SpaceError
@@ -35,6 +35,8 @@ STEPS = (0.1, 0.3, 1.0)
 """Standard deviations of a step from a parent, in those of the training latents."""
 CLIMBED = 4
 """Candidates from which the acquisition function is climbed by its gradient."""
+DECODINGS = 5
+"""Draws of the decoder for one latent vector, of which the most frequent graph counts."""
 MC_SAMPLES = 128
 
 
@@ -173,9 +175,10 @@ class LatentBo(HistoryProposer):
         if not proposals:
             return {}
         source = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        batch = self.model.decoder.sample(torch.stack([z for z, _ in proposals]), source)
+        z = torch.stack([z for z, _ in proposals]).repeat_interleave(DECODINGS, dim=0)
+        dags = most_frequent(self.model.decoder.sample(z, source), DECODINGS)
         found: dict[str, Config] = {}
-        for dag, (_, base) in zip(batch.dags(), proposals, strict=True):
+        for dag, (_, base) in zip(dags, proposals, strict=True):
             if (values := self.codec.to_values(dag)) is None:
                 continue
             config = {**base, **values}

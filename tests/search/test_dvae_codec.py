@@ -140,10 +140,10 @@ def test_cycles_are_found():
     assert not has_cycle([(0, 1), (1, 2), (0, 2), (3, 0)])
 
 
-def test_the_most_frequent_graph():
+def test_the_most_frequent_graph_of_each_vector():
     one, other = TypedDag((0, 2, 1), ((0, 1),)), TypedDag((0, 1), ())
-    assert most_frequent(DagBatch.of([one, other, other], 3)) == (other, 2)
-    assert most_frequent(DagBatch.of([one, other], 3)) == (one, 1)
+    assert most_frequent(DagBatch.of([one, other, other, one, one, other], 3), 3) == [other, one]
+    assert most_frequent(DagBatch.of([one, other], 3), 2) == [one]
 
 
 def test_latents_do_not_depend_on_the_order_of_the_variables():

@@ -47,7 +47,7 @@ def test_regressions_follow_a_line(method):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 3))
     y = X @ [1.0, -0.5, 0.2]
-    more = {"sparse": (20, 150), "exact": (100,)}.get(method, ())
+    more = {"sparse": (20, 80), "exact": (100,)}.get(method, ())
     predict = {"sparse": dvae_regression.sparse_gp, "exact": dvae_regression.exact_gp}.get(method)
     predict = predict or getattr(dvae_regression, method)
     found = dvae_regression.judge(predict(X[:250], y[:250], X[250:], *more), y[250:])
