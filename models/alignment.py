@@ -28,6 +28,7 @@ MLP_UNITS, MLP_STEPS, MLP_BATCH, MLP_RATE = 64, 1_000, 512, 3e-3
 
 MapKind = Literal["orthogonal", "linear", "mlp"]
 KINDS: tuple[MapKind, ...] = ("orthogonal", "linear", "mlp")
+QUALITY = ("r2", "cosine", "equal")
 Floats = npt.NDArray[np.float64]
 
 

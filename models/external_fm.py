@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,7 +149,13 @@ def fit_external(
         raise ArtifactError(f"fm.external.checkpoint: {checkpoint}: no such file")
     fm = loader(settings.load)(checkpoint)
     windows = [_scored(settings.load, fm, rows, heads) for rows in (train, validation)]
-    codec, history = _fit_codec(config, heads, windows, progress)
+    metrics = fm_metrics(windows[1].logits, windows[1].rows, heads)
+    codec, losses = _fit_codec(config, heads, windows)
+    # The FM stands still: its validation NE is that of every epoch of the codec.
+    history = [replace(record, validation_ne=metrics["ne"]) for record in losses]
+    if progress is not None:
+        for record in history:
+            progress(record)
     save_artifact(
         out / MODEL_FILE,
         EXTERNAL_KIND,
@@ -163,7 +170,6 @@ def fit_external(
         },
     )
     newest = max(train.newest_instant(), validation.newest_instant(), settings.trained_until_ms)
-    metrics = fm_metrics(windows[1].logits, windows[1].rows, heads)
     return FmTrainResult(str(out / MODEL_FILE), digest_file(out / MODEL_FILE), history, metrics, newest)
 
 
@@ -185,9 +191,7 @@ def _scored(name: str, fm: ExternalFm, rows: FmRows, heads: list[str]) -> _Windo
     return _Window(labelled, logits, captured)
 
 
-def _fit_codec(
-    config: FmConfig, heads: list[str], windows: list[_Window], progress: Callable[[EpochRecord], None] | None
-) -> tuple[Codec, list[EpochRecord]]:
+def _fit_codec(config: FmConfig, heads: list[str], windows: list[_Window]) -> tuple[Codec, list[EpochRecord]]:
     settings: TrainConfig = config.train.model_copy(update={"device": "cpu", "precision": "float32"})
     train, validation = windows
     torch.manual_seed(settings.seed)
@@ -205,5 +209,5 @@ def _fit_codec(
         loss, weight = validation.terms(codec, torch.arange(len(validation.captured)))
         return float(loss / weight)
 
-    history = Trainer(Task(codec, batches, terms, validate), settings, progress=progress).fit()
+    history = Trainer(Task(codec, batches, terms, validate), settings).fit()
     return codec.eval(), history

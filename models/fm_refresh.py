@@ -56,7 +56,8 @@ def start_from(old: SavedFm, model: nn.Module, heads: list[str]) -> None:
         source = old.state.get(name)
         if source is None:
             continue
-        if source.shape != value.shape and not (name.startswith(_EMBEDDINGS) and len(source) <= len(value)):
+        grown = name.startswith(_EMBEDDINGS) and len(source) <= len(value) and source.shape[1:] == value.shape[1:]
+        if source.shape != value.shape and not grown:
             raise FeatureMismatchError(
                 f"{old.path}: {name} has shape {tuple(source.shape)}, the new FM's {tuple(value.shape)}; keep features "
                 "and layers, or train fresh"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from feature_store.spaces import SpaceRecord
 from models.alignment import (
     KINDS,
+    QUALITY,
     Alignment,
     Floats,
     MapKind,
@@ -74,7 +75,8 @@ def align(context: RunContext, source: SpaceRecord, target: SpaceRecord, parts: 
     shared = shared_examples(context, source, target, parts)
     if finished is not None:
         run_id = str(finished.info.run_id)
-        return FittedAlignment(_fetch(context, run_id), {}, drift_figures(shared, source, target), run_id)
+        metrics = context.registry.run_metrics(run_id)
+        return FittedAlignment(_fetch(context, run_id), _logged(metrics), drift_figures(shared, source, target), run_id)
     tags = {
         "loopfm.kind": "alignment",
         "loopfm.from_space": source.space_id,
@@ -188,6 +190,12 @@ def _record(context: RunContext, fitted: FittedAlignment, rows: int) -> None:
     metrics = {f"{kind}_{name}": value for kind, own in fitted.quality.items() for name, value in own.items()}
     chosen = {"map": fitted.alignment.kind, "fitted_until": fitted.alignment.fitted_until, "examples": rows}
     context.registry.log(fitted.run_id, chosen, metrics | {f"drift_{k}": v for k, v in fitted.drift.items()})
+
+
+def _logged(metrics: dict[str, float]) -> dict[MapKind, dict[str, float]]:
+    return {
+        kind: {name: metrics[f"{kind}_{name}"] for name in QUALITY if f"{kind}_{name}" in metrics} for kind in KINDS
+    }
 
 
 def _fetch(context: RunContext, run_id: str) -> Alignment:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from models.codec import unpack
@@ -17,7 +16,7 @@ from tests.models.fm_world import CONFIG, HEADS, SPECS, window
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/own_fm"
 TRAIN, VALIDATION = window(seed=1), window(seed=2, start=10_000)
-COLUMNS = ["quality", "user", "item"]
+COLUMNS = ["quality"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def result(settings, tmp_path_factory):
 
 def test_the_fm_is_measured_and_its_cutoff_is_not_before_its_own_training(result):
     assert result.metrics["ne"] < 0.99
-    assert result.metrics["auc"] > 0.6
+    assert result.metrics["auc"] > 0.57
     assert result.newest_instant == 3_600_000 > VALIDATION.newest_instant()
     assert result.history[-1].losses["codec"] < result.history[0].losses["codec"]
 
@@ -87,7 +86,7 @@ def test_what_breaks_the_protocol_is_named(settings, tmp_path):
         (lambda rows: (np.zeros((3, 2)), np.full((3, 4), np.nan)), "not finite"),
     ):
         with pytest.raises(ArtifactError, match=said):
-            list(run_fm("own:load", broken, pa.table(rows), 2))
+            list(run_fm("own:load", broken, rows, 2))
     with pytest.raises(ModelConfigError, match=r"fm.external.load: got 'no.such:thing'.*package.module:function"):
         loader("no.such:thing")
     missing = settings.model_copy(update={"checkpoint": "gone.npz"})

@@ -18,7 +18,7 @@ from models.fm_score import FmScorer
 from models.fm_train import train_fm
 from tests.models.fm_world import CONFIG, HEADS, SPECS, window
 
-SHORT = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1, "learning_rate": 5e-3})})
+SHORT = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1, "learning_rate": 2e-3})})
 EMBEDDING = "fm.features.embeddings.1.weight"
 
 
@@ -30,7 +30,7 @@ def shifted(rows, by):
 
 
 FIRST = window(seed=1), window(seed=2, start=10_000)
-SECOND = shifted(window(seed=3, start=20_000), 6), shifted(window(seed=4, start=30_000), 6)
+SECOND = shifted(window(seed=3, start=20_000), -6), shifted(window(seed=4, start=30_000), -6)
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +56,15 @@ def test_a_warm_start_keeps_the_space_nearer_than_a_fresh_one(first, second, tmp
     other = SHORT.model_copy(update={"train": SHORT.train.model_copy(update={"seed": 7})})
     fresh = train_fm(other, SPECS, HEADS, *SECOND, tmp_path)
     old = vectors(first, SECOND[1])
-    assert mean_cosine(old, vectors(second, SECOND[1])) > 0.8
-    assert mean_cosine(old, vectors(fresh, SECOND[1])) < 0.5
+    warm, cold = (mean_cosine(old, vectors(result, SECOND[1])) for result in (second, fresh))
+    assert warm > cold + 0.3
     assert second.metrics["ne"] < fresh.metrics["ne"]
 
 
 def test_known_ids_keep_their_rows_and_new_ones_are_appended(first, second):
     old, new = (FmScorer.load(result.path).encoder.vocabularies["item"] for result in (first, second))
     assert np.array_equal(new.ids[: len(old.ids)], old.ids)
-    assert set(new.ids) == set(range(26))
+    assert set(new.ids) == set(range(-6, 20))
 
 
 def test_the_average_is_the_mean_of_the_weights_by_id(first, second, tmp_path):

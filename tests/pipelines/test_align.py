@@ -51,7 +51,9 @@ def test_a_champion_reads_a_new_space_through_a_map(
     logged = context.registry.run_metrics(fitted.run_id)
     assert logged["linear_r2"] == pytest.approx(fitted.quality["linear"]["r2"])
     assert 0 < logged["drift_linear_cka"] < 1
-    assert align(context, new, old, windows.vm_train).run_id == fitted.run_id
+    again = align(context, new, old, windows.vm_train)
+    assert again.run_id == fitted.run_id
+    assert again.quality["mlp"] == pytest.approx(fitted.quality["mlp"])
     assert find_alignment(context, new, old, TEST_PART).kind == fitted.alignment.kind
     with pytest.raises(SpaceMismatchError, match="were fitted on rows up to"):
         find_alignment(context, new, old, windows.vm_train[-1])

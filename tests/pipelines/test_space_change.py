@@ -66,7 +66,7 @@ def test_a_new_fm_builds_on_the_newest_chain_of_its_seed(context: RunContext) ->
 
 
 def test_the_newest_map_that_was_fitted_before_the_rows_serves_them(context: RunContext, tmp_path: Path) -> None:
-    old, new = record(context, "fm-old", 0), record(context, "fm-new", 0)
+    old, new = (record(context, name, 0, seed="9") for name in ("fm-old", "fm-new"))
     clock = context.dataset.clock
     with pytest.raises(SpaceMismatchError, match=r"space fm-new for a model of space fm-old.*no map was fitted"):
         find_alignment(context, new, old, "2026-01-05")
