@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from feature_store import session
 from feature_store.commit_lock import commit_lock
 from feature_store.errors import ContractError
 from feature_store.object_store import on_s3, s3_uri, s3a_settings, s3a_uri
@@ -42,3 +45,11 @@ def test_tables_on_s3_are_not_written_without_a_lock(monkeypatch):
     message = r"s3a://tables/t: LOOPFM_COMMIT_LOCK is not set.*postgresql://user"
     with pytest.raises(ContractError, match=message), commit_lock("s3a://tables/t"):
         pass
+
+
+@pytest.mark.parametrize("s3", [True, False])
+def test_a_session_gets_the_connector_only_where_it_is_asked_for(monkeypatch, s3):
+    monkeypatch.setattr(session, "s3_jars", lambda: [Path("/cache/hadoop-aws.jar")])
+    settings = session._delta_settings(s3)
+    assert ("/cache/hadoop-aws.jar" in settings["spark.jars"].split(",")) is s3
+    assert ("spark.hadoop.fs.s3.impl" in settings) is s3
