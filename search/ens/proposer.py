@@ -54,8 +54,7 @@ class ActiveSearch(HistoryProposer):
     ) -> None:
         super().__init__(space, seed)
         self.acceptable, self.neighbours, self.prior = acceptable, neighbours, prior
-        drawn = new_configs(space, np.random.default_rng([seed, pool]), pool, set())
-        self.pool = {config_key(config): config for config in drawn}
+        self.pool = _drawn(space, np.random.default_rng([seed, pool]), pool)
         if len(self.pool) <= neighbours:
             raise PoolError(
                 f"the space gave {len(self.pool)} different configurations for {neighbours} neighbours each: "
@@ -93,3 +92,15 @@ class ActiveSearch(HistoryProposer):
         for place, label in labels.items():
             model.observe(place, label)
         return model
+
+
+def _drawn(space: SearchSpace, rng: np.random.Generator, count: int) -> dict[str, Config]:
+    """Up to ``count`` different configurations by their keys; fewer where random ones bring nothing new."""
+    pool: dict[str, Config] = {}
+    seen: set[str] = set()
+    while len(pool) < count:
+        config = new_configs(space, rng, 1, seen)[0]
+        if config_key(config) in pool:
+            break
+        pool[config_key(config)] = config
+    return pool
