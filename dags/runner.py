@@ -24,8 +24,8 @@ from pipelines.orchestration.partition_key import closed_part, resolve_part
 
 MLFLOW_UI_SETTING = "LOOPFM_MLFLOW_URL"
 KNOWN_ERROR = re.compile(r"^loopfm \S+: (\w+): ")
-RETRIED = {"SupersededError", "FeatureStoreError", "MissingInputError"}
-"""Known errors that another try can cure: a newer attempt took over, a worker was lost to the memory's end, or an input
+RETRIED = {"SupersededError", "CommitLockError", "FeatureStoreError", "MissingInputError"}
+"""Known errors that another try can cure: a newer attempt took over, a lock or a worker was lost, or an input
 is just being written again."""
 PARENT_DEATH_SIGNAL = 1
 KEPT_LINES = 60

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["dags", "pipelines", "models", "feature_store", "search"]
+PACKAGES = ["dags", "pipelines", "models", "feature_store", "search", "benchmarks"]
 
 
 def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
