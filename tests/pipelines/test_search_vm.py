@@ -60,7 +60,9 @@ def test_a_trial_in_a_worker_process_gives_the_same_result(loop):
     serial = run(loop, SearchPlan(trials=1, method="random", seed=1))[1]
     limited = run(loop, SearchPlan(trials=1, method="random", seed=1, time_limit_s=300))[1]
     assert limited.run_id != serial.run_id
-    assert limited.history == serial.history
+    (ours,), (theirs,) = serial.history, limited.history
+    assert (theirs.state, theirs.config, theirs.flops) == ("done", ours.config, ours.flops)
+    assert theirs.ne == pytest.approx(ours.ne, abs=1e-4), "threads of another process may round otherwise"
 
 
 def test_refusals(loop, capsys):
