@@ -17,8 +17,6 @@ Facts = dict[str, Any] | None
 """What a verb leaves for the scheduler that started it."""
 Handler = Callable[[Namespace], Facts]
 
-DAY_TEXT = len("2023-05-25")
-
 
 def context_of(options: Namespace) -> RunContext:
     """The project of a command, with progress lines for people and logs."""
@@ -32,18 +30,9 @@ def parts_of(context: RunContext, options: Namespace) -> list[str]:
 
 
 def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
-    """--from and --to, else the YAML's range, else the source's own in whole days."""
-    declared = context.config.range
-    first = options.first or (declared.first if declared else None)
-    last = options.last or (declared.last if declared else None)
-    if first is None or last is None:
-        from feature_store.ingest import source_parts
+    from pipelines.windows import run_range
 
-        found = source_parts(context.spark, context.dataset)
-        if found is None:
-            raise ConfigError(f"{options.conf}: the source holds no row with an event time; give --from and --to")
-        first, last = first or found[0][:DAY_TEXT], last or found[1][:DAY_TEXT]
-    return first, last
+    return run_range(context, options.first, options.last)
 
 
 def check(options: Namespace) -> None:
