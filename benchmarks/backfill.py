@@ -47,6 +47,9 @@ class Backfill(Strict):
     wait_seconds: float = Field(default=7200, description="for either way")
 
 
+SETTINGS = Backfill
+
+
 def body(settings: Backfill, report: Report) -> None:
     """Prepare both projects, run both ways, compare."""
     with site(report) as own:
@@ -175,4 +178,4 @@ def _row_keys(rows: pa.Table) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark("backfill", Backfill, body))
+    sys.exit(benchmark("backfill", SETTINGS, body))

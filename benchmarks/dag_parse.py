@@ -45,6 +45,9 @@ class DagParse(Strict):
     limit_seconds: float = 1.0
 
 
+SETTINGS = DagParse
+
+
 def body(settings: DagParse, report: Report) -> None:
     """Parse every YAML file of the folder."""
     files = sorted((REPOSITORY / settings.folder).glob("*.yaml"))
@@ -79,4 +82,4 @@ def _probe(file: Path, kind: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark("dag_parse", DagParse, body))
+    sys.exit(benchmark("dag_parse", SETTINGS, body))

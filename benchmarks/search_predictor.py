@@ -44,6 +44,9 @@ class PredictorBenchmark(Strict):
     single: EnsembleSettings
 
 
+SETTINGS = PredictorBenchmark
+
+
 class RankedTable(PredictorSearch):
     """The same rounds with the predictors' order of the whole table in place of the policy."""
 
@@ -126,7 +129,7 @@ if __name__ == "__main__":
     raise SystemExit(
         resumable(
             "search_predictor",
-            PredictorBenchmark,
+            SETTINGS,
             body,
             lambda s: s.model_dump(exclude={"seeds", "ax_seeds", "repeats"}),
         )

@@ -53,6 +53,9 @@ class SearchVmSettings(Strict):
     method: str = "predictor"
 
 
+SETTINGS = SearchVmSettings
+
+
 @dataclass(frozen=True)
 class Job:
     """What every search of the benchmark works on."""
@@ -167,4 +170,4 @@ def _figures(method: str, winners: dict[str, list[Scores]], hand: list[Scores], 
 
 
 if __name__ == "__main__":
-    sys.exit(benchmark("search_vm", SearchVmSettings, body))
+    sys.exit(benchmark("search_vm", SETTINGS, body))
