@@ -21,12 +21,11 @@ from feature_store.tables import TableStore
 from pipelines.config import HOME_SETTING, ProjectConfig, home, load_config
 from pipelines.digest import digest
 from pipelines.errors import ConfigError, StepError
-from pipelines.registry import ModelRegistry
+from pipelines.registry import TRACKING_SETTING, ModelRegistry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 SCRATCH_SETTING = "LOOPFM_SCRATCH"
 COMMIT_SETTING = "LOOPFM_COMMIT"
 Progress = Callable[[str], None]

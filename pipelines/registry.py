@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLBACK = "rollback"
+TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 IDEMPOTENCY_TAG = "loopfm.idempotency"
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show runs below the one that this tag names."""
@@ -60,7 +61,12 @@ class ModelRegistry:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
+        # mlflow writes the address into the environment, where the next project of this process would read it.
+        before = os.environ.get(TRACKING_SETTING)
         mlflow.set_tracking_uri(self.tracking_uri)
+        os.environ.pop(TRACKING_SETTING, None)
+        if before is not None:
+            os.environ[TRACKING_SETTING] = before
         return mlflow.MlflowClient(self.tracking_uri)
 
     @cached_property
