@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see docs/commands.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-airflow loop up down airflow test test-slow check bench lock reference
+.PHONY: help env demo demo-airflow up down airflow test test-slow check bench lock reference
 
 export JAVA_HOME := $(shell scripts/system.sh --java)
 MISSING = $(shell scripts/system.sh 2>&1)
@@ -15,11 +15,8 @@ env: ## make or renew .venv and the cache of Delta's jars
 	$(if $(MISSING),$(error $(MISSING)))
 	@scripts/setup.sh
 
-demo: env ## run the whole loop on a generated world (about 5 minutes)
-	@$(BIN)/loopfm run conf/demo.yaml
-
-loop: env ## run the same loop without Airflow, in one process
-	@$(BIN)/loopfm run conf/demo.yaml
+demo: env ## run the whole loop on a generated world (about 3 minutes)
+	@LOOPFM_SPARK_MEMORY=$${LOOPFM_SPARK_MEMORY:-1g} $(BIN)/loopfm run conf/demo.yaml
 
 demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it
 	@$(BIN)/python -m pipelines.orchestration demo

@@ -26,7 +26,8 @@ from pydantic import Field
 from benchmarks.harness import BenchmarkError, Report, at_most, benchmark, timed
 from benchmarks.projects import CACHE, REPOSITORY, ProjectSettings
 from feature_store.config import Strict
-from pipelines.context import TRACKING_SETTING, RunContext
+from pipelines.config import TRACKING_SETTING
+from pipelines.context import RunContext
 from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
 from pipelines.orchestration.airflow_env import CONF_SETTING, Site
 from pipelines.orchestration.follow import start_and_follow

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from benchmarks.harness import BenchmarkError, Report
 from feature_store.config import Strict
-from pipelines.config import HOME_SETTING, ProjectConfig, parse_config
-from pipelines.context import TRACKING_SETTING, RunContext
+from pipelines.config import HOME_SETTING, TRACKING_SETTING, ProjectConfig, parse_config
+from pipelines.context import RunContext
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache"

@@ -13,7 +13,6 @@ from models.alignment import (
     KINDS,
     QUALITY,
     Alignment,
-    Floats,
     MapKind,
     SpaceCodes,
     fit_map,
@@ -21,13 +20,14 @@ from models.alignment import (
     reconstruction,
     save_alignment,
 )
-from models.codec import Codes, unpack
+from models.codec import Codes
 from models.drift import centroid_shift, linear_cka, mean_cosine, neighbour_overlap
 from models.errors import SpaceMismatchError
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.progress import timed
+from pipelines.vectors import packed_codes, vectors
 
 STEP_VERSION = 1
 ALIGNMENT_ARTIFACTS, ALIGNMENT_FILE = "alignment", "alignment.pt"
@@ -136,7 +136,7 @@ def shared_examples(context: RunContext, source: SpaceRecord, target: SpaceRecor
             f"at least {needed} are needed: run `loopfm infer` of both over more partitions"
         )
     a, b = (
-        _codes(table.take(pa.array(place[order])), space.code_bytes)
+        packed_codes(table.take(pa.array(place[order])), space)
         for table, place, space in ((rows[0], left, source), (rows[1], right, target))
     )
     return SharedExamples(a, b, int(event_ts[order[-1]]))
@@ -147,7 +147,7 @@ def fit_best(
 ) -> tuple[Alignment, dict[MapKind, dict[str, float]]]:
     """Every kind fitted on the older examples; the one of the highest ``r2`` on the newest fifth, and all qualities."""
     border = int(len(shared.a) * (1 - HELD_OUT))
-    a, b = _vectors(shared.a[:border], source), _vectors(shared.b[:border], target)
+    a, b = vectors(shared.a[:border], source), vectors(shared.b[:border], target)
     spaces = [SpaceCodes(space.space_id, space.dim, space.bits) for space in (source, target)]
     fitted = {kind: Alignment(kind, spaces[0], spaces[1], shared.newest, fit_map(kind, a, b)) for kind in KINDS}
     quality = {kind: reconstruction(made, shared.a[border:], shared.b[border:]) for kind, made in fitted.items()}
@@ -157,7 +157,7 @@ def fit_best(
 
 def drift_figures(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[str, float]:
     """How far the spaces lie apart on their newest shared examples; value by value only where the sizes agree."""
-    a, b = _vectors(shared.a[-DRIFT_ROWS:], source), _vectors(shared.b[-DRIFT_ROWS:], target)
+    a, b = vectors(shared.a[-DRIFT_ROWS:], source), vectors(shared.b[-DRIFT_ROWS:], target)
     figures = {"linear_cka": linear_cka(a, b), "neighbour_overlap": neighbour_overlap(a, b)}
     if a.shape == b.shape:
         figures |= {"mean_cosine": mean_cosine(a, b), "centroid_shift": centroid_shift(a, b)}
@@ -171,15 +171,6 @@ def _scope(space: SpaceRecord) -> dict[str, str]:
 def _outputs(context: RunContext, space: SpaceRecord, parts: list[str]) -> pa.Table:
     version = context.pin("fm_outputs", _scope(space), parts)
     return context.store.arrow("fm_outputs", version, _scope(space), parts, ["example_id", "event_ts", "z"])
-
-
-def _codes(rows: pa.Table, code_bytes: int) -> Codes:
-    packed = b"".join(rows["z"].cast(pa.binary()).to_pylist())
-    return np.frombuffer(packed, np.uint8).reshape(-1, code_bytes)
-
-
-def _vectors(codes: Codes, space: SpaceRecord) -> Floats:
-    return np.asarray(unpack(codes, space.bits), np.float64)
 
 
 def _record(context: RunContext, fitted: FittedAlignment, rows: int) -> None:

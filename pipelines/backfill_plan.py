@@ -8,24 +8,13 @@ from dataclasses import dataclass
 from feature_store.clocks import DAY_MS
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.plan import PartState, Target, part_states, ranges, source_targets, space_targets
+from pipelines.plan import PlannedWrite, Target, planned_writes, source_targets, space_targets
 from pipelines.write_range import own_parts
 
 SESSION_SECONDS = 12.0
 """Start of a Spark session and of a task, on two cores."""
 ROWS_PER_SECOND = 15_000.0
 """Rows of one table a second, on two cores; used until the ledger knows this machine's own rate."""
-
-
-@dataclass(frozen=True)
-class PlannedWrite:
-    """Neighbouring partitions of one table that are not fresh, for one reason."""
-
-    label: str
-    first: str
-    last: str
-    partitions: int
-    state: PartState
 
 
 @dataclass(frozen=True)
@@ -40,12 +29,8 @@ class BackfillPlan:
     def __str__(self) -> str:
         if not self.writes:
             return "nothing is missing or stale"
-        lines = [
-            f"write {w.label:28} {w.first} .. {w.last} ({w.partitions}): {w.state.state}: {w.state.reason}"
-            for w in self.writes
-        ]
         total = f"about {self.rows:,} rows of examples in {len(self.chunks)} chunks, about {self.seconds / 60:.1f} min"
-        return "\n".join([*lines, total])
+        return "\n".join([*map(str, self.writes), total])
 
 
 def plan_backfill(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> BackfillPlan:
@@ -54,18 +39,12 @@ def plan_backfill(context: RunContext, parts: list[str], spaces: Sequence[SpaceR
     for space in spaces:
         own = own_parts(context, space, parts)
         wanted += [(target, own) for target in space_targets(context, space)]
-    writes, needed, tables = [], set(), 0
-    for target, own in wanted:
-        states = part_states(context, target, own)
-        needed |= {part for part in own if not states[part].is_fresh}
-        for first, last, state, count in ranges(own, states):
-            if not state.is_fresh:
-                writes.append(PlannedWrite(target.label, first, last, count, state))
-                tables += count
+    writes = [write for target, own in wanted for write in planned_writes(context, target, own)]
+    needed = {part for write in writes for part in write.parts}
     rows = _expected_rows(context, parts)
     chunks = _chunks(context, sorted(needed), rows)
     mean = sum(rows[part] for part in needed) / len(needed) if needed else 0
-    seconds = SESSION_SECONDS * len(chunks) + tables * mean / _rate(context)
+    seconds = SESSION_SECONDS * len(chunks) + sum(len(write.parts) for write in writes) * mean / _rate(context)
     return BackfillPlan(writes, chunks, round(sum(rows[part] for part in needed)), seconds)
 
 

@@ -19,12 +19,12 @@ from pipelines.errors import StepError
 from pipelines.evaluate import ALL_KNOWN
 from pipelines.interference import changed_rows
 from pipelines.progress import timed
-from pipelines.run import prepare_sources, write_space
 from pipelines.scoring import score_parts
 from pipelines.train_fm import train_fm
 from pipelines.train_vm import load_trained, train_vm
 from pipelines.vm_rows import feed, pin_rows, vm_inputs
 from pipelines.windows import RunWindows
+from pipelines.write_range import write_sources, write_space
 
 MIN_POWER = 0.02
 MAX_SHUFFLED_GAIN = 0.001
@@ -89,9 +89,9 @@ def scratch(context: RunContext, name: str, config: ProjectConfig) -> RunContext
 
 def run_tables(context: RunContext, windows: RunWindows) -> SpaceRecord:
     """Source rows to features, with one FM."""
-    prepare_sources(context, windows)
+    write_sources(context, windows.parts, windows.vm)
     space = train_fm(context, windows.fm_train, windows.fm_validation)
-    write_space(context, space, windows)
+    write_space(context, space, windows.outputs, windows.vm)
     return space
 
 

@@ -46,7 +46,7 @@ def check(options: Namespace) -> None:
 
 def plan(options: Namespace) -> None:
     """What a run over the range would write, and why."""
-    from pipelines.plan import part_states, ranges, source_targets, space_targets
+    from pipelines.plan import planned_writes, source_targets, space_targets
     from pipelines.windows import run_windows
 
     context = context_of(options)
@@ -59,9 +59,8 @@ def plan(options: Namespace) -> None:
     for space in active:
         targets += [(target, windows.outputs) for target in space_targets(context, space)]
     for target, parts in targets:
-        for first, last, state, count in ranges(parts, part_states(context, target, parts)):
-            if not state.is_fresh:
-                print(f"write {target.label:28} {first} .. {last} ({count}): {state.state}: {state.reason}")
+        for write in planned_writes(context, target, parts):
+            print(write)
     if not active:
         print("train-fm, then infer, segments and features of its space: no space is active yet")
 

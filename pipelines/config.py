@@ -18,6 +18,7 @@ from pipelines.schedule_config import ScheduleConfig
 DATA_ROOT_SETTING = "LOOPFM_DATA"
 DEFAULT_DATA_ROOT = "../shared/data"
 HOME_SETTING = "LOOPFM_HOME"
+TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 DEFAULT_HOME = ".loopfm"
 
 Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd"]

@@ -18,10 +18,10 @@ from feature_store.object_store import on_s3, s3_uri
 from feature_store.sources.paths import data_root
 from feature_store.spaces import SpaceRecord, SpaceRegistry
 from feature_store.tables import TableStore
-from pipelines.config import HOME_SETTING, ProjectConfig, home, load_config
+from pipelines.config import HOME_SETTING, TRACKING_SETTING, ProjectConfig, home, load_config
 from pipelines.digest import digest
 from pipelines.errors import ConfigError, StepError
-from pipelines.registry import TRACKING_SETTING, ModelRegistry
+from pipelines.registry import ModelRegistry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

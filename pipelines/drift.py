@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
+import math
 
 from feature_store.spaces import SpaceRecord
-from models.codec import unpack
+from models.alignment import Floats
+from models.drift import centroid_shift
 from pipelines.context import RunContext
+from pipelines.vectors import packed_codes, vectors
 
 
 def centroid_drift(context: RunContext, space: SpaceRecord, part: str) -> float | None:
@@ -16,14 +17,11 @@ def centroid_drift(context: RunContext, space: SpaceRecord, part: str) -> float 
     earlier = [p for p, entry in entries.items() if entry.done and entry.rows and p < part]
     if part not in entries or not entries[part].done or not entries[part].rows or not earlier:
         return None
-    a, b = (_centroid(context, space, p) for p in (earlier[-1], part))
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return None if norm == 0 else 1 - float(a @ b) / norm
+    shift = centroid_shift(_vectors(context, space, earlier[-1]), _vectors(context, space, part))
+    return None if math.isnan(shift) else shift
 
 
-def _centroid(context: RunContext, space: SpaceRecord, part: str) -> np.ndarray:
+def _vectors(context: RunContext, space: SpaceRecord, part: str) -> Floats:
     scope = {"space_id": space.space_id}
     rows = context.store.arrow("fm_outputs", context.pin("fm_outputs", scope, [part]), scope, [part], ["z"])
-    packed = b"".join(rows["z"].cast(pa.binary()).to_pylist())
-    codes = np.frombuffer(packed, np.uint8).reshape(-1, space.code_bytes)
-    return np.asarray(unpack(codes, space.bits), np.float64).mean(axis=0)
+    return vectors(packed_codes(rows, space), space)

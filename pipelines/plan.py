@@ -166,3 +166,26 @@ def ranges(parts: list[str], states: dict[str, PartState]) -> list[tuple[str, st
         else:
             found.append((part, part, state, 1))
     return found
+
+
+@dataclass(frozen=True)
+class PlannedWrite:
+    """Neighbouring partitions of one table that are not fresh, for one reason."""
+
+    label: str
+    parts: list[str]
+    state: PartState
+
+    def __str__(self) -> str:
+        where = f"{self.parts[0]} .. {self.parts[-1]} ({len(self.parts)})"
+        return f"write {self.label:28} {where}: {self.state.state}: {self.state.reason}"
+
+
+def planned_writes(context: RunContext, target: Target, parts: list[str]) -> list[PlannedWrite]:
+    """What is missing or stale in ``parts`` (in order) of one table."""
+    found, place = [], 0
+    for _, _, state, count in ranges(parts, part_states(context, target, parts)):
+        if not state.is_fresh:
+            found.append(PlannedWrite(target.label, parts[place : place + count], state))
+        place += count
+    return found

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.config import TRACKING_SETTING
 from pipelines.errors import StepError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLBACK = "rollback"
-TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 IDEMPOTENCY_TAG = "loopfm.idempotency"
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show runs below the one that this tag names."""

@@ -24,26 +24,33 @@ def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRec
 
     Run again after a cut, it goes on with what is left.
     """
+    write_sources(context, parts, parts)
+    for space in spaces:
+        own = own_parts(context, space, parts)
+        if own:
+            write_space(context, space, own, own)
+        else:
+            context.progress(f"space {space.space_id}: all partitions lie before its FM's cutoff, nothing to do")
+
+
+def write_sources(context: RunContext, parts: list[str], history_parts: list[str]) -> None:
+    """The tables of all spaces where they are not fresh: those of ``parts``, and raw histories of ``history_parts``."""
     targets = {target.step.table: target for target in source_targets(context)}
     _write(context, [targets["examples"], targets["labels"]], parts, lambda p: ingest(context, p))
     _write(context, [targets["fm_inputs"]], parts, lambda p: fm_inputs(context, p))
-    if "partials" in targets:
-        _write(context, [targets["partials"]], parts, lambda p: write_partials(context, p))
+    # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
+    if "partials" in targets and (unsummed := todo(context, targets["partials"], parts)):
+        write_partials(context, unsummed)
     _write(context, [targets["segments"]], parts, lambda p: segments(context, None, p))
-    _write(context, [targets["histories"]], parts, lambda p: write_histories(context, None, p))
-    for space in spaces:
-        write_space_range(context, space, own_parts(context, space, parts))
+    _write(context, [targets["histories"]], history_parts, lambda p: write_histories(context, None, p))
 
 
-def write_space_range(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
-    """The missing and stale partitions of one space's own tables."""
-    if not parts:
-        context.progress(f"space {space.space_id}: all partitions lie before its FM's cutoff, nothing to do")
-        return
+def write_space(context: RunContext, space: SpaceRecord, parts: list[str], vm_parts: list[str]) -> None:
+    """One space's tables where they are not fresh: outputs and segments of ``parts``, what VMs read of ``vm_parts``."""
     outputs, own_segments, histories, own_features = space_targets(context, space)
     _write(context, [outputs], parts, lambda p: infer(context, space, p))
     _write(context, [own_segments], parts, lambda p: segments(context, space, p))
-    _write(context, [histories, own_features], parts, lambda p: features(context, space, p))
+    _write(context, [histories, own_features], vm_parts, lambda p: features(context, space, p))
 
 
 def _write(context: RunContext, targets: list[Target], parts: list[str], step: Callable[[list[str]], None]) -> None:
@@ -51,4 +58,5 @@ def _write(context: RunContext, targets: list[Target], parts: list[str], step: C
     if needed:
         step(context.dataset.clock.between(needed[0], needed[-1]))
     else:
-        context.progress(f"{targets[0].step.name}: {', '.join(target.label for target in targets)}: fresh")
+        labels = ", ".join(target.label for target in targets)
+        context.progress(f"{targets[0].step.name}: {labels}: fresh, nothing to do")

@@ -36,5 +36,5 @@ else
     "${pip[@]}" install --require-hashes -r requirements.lock
     "${pip[@]}" install --no-deps --editable .
 fi
-"$venv/bin/python" -m feature_store.jars
+"$venv/bin/python" -m feature_store.jars >/dev/null
 state >"$stamp"

@@ -10,6 +10,7 @@ from feature_store.ledger import LedgerEntry
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.plan import PartState, Target, part_states, ranges, source_targets, space_targets
+from pipelines.write_range import own_parts
 
 OUTSIDE = PartState("outside", "before the FM's cutoff: this space never holds it")
 
@@ -51,10 +52,10 @@ def coverage(context: RunContext, spaces: list[SpaceRecord], parts: list[str]) -
     """
     found = [TargetCoverage(target, None, part_states(context, target, parts)) for target in source_targets(context)]
     for space in spaces:
-        cutoff = context.dataset.clock.part_of(space.fm_train_cutoff - 1)
+        held = set(own_parts(context, space, parts))
         for target in space_targets(context, space):
             states = part_states(context, target, parts)
-            own = {p: OUTSIDE if s.state == "missing" and p <= cutoff else s for p, s in states.items()}
+            own = {p: OUTSIDE if s.state == "missing" and p not in held else s for p, s in states.items()}
             found.append(TargetCoverage(target, space.space_id, own))
     return found
 

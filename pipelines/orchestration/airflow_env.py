@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import DATA_ROOT_SETTING, HOME_SETTING, data_root, home
+from pipelines.config import DATA_ROOT_SETTING, HOME_SETTING, TRACKING_SETTING, data_root, home
 from pipelines.errors import ConfigError
 
 AIRFLOW_PORT_SETTING = "LOOPFM_AIRFLOW_PORT"
@@ -80,7 +80,7 @@ class Site:
     @property
     def tracking_uri(self) -> str:
         """MLflow's store: MLFLOW_TRACKING_URI where set, else a file below home."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home}/mlflow.db"
+        return os.environ.get(TRACKING_SETTING) or f"sqlite:///{self.home}/mlflow.db"
 
     def environment(self) -> dict[str, str]:
         """Environment of every process of this Airflow; a setting made outside wins over these defaults."""

@@ -1,4 +1,4 @@
-"""``make demo``: the loop as Airflow runs it, from an empty folder to the table of arms, on a small generated world."""
+"""``make demo-airflow``: the loop as Airflow runs it, from an empty folder to the table of arms."""
 
 from __future__ import annotations
 

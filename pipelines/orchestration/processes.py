@@ -15,9 +15,15 @@ from pathlib import Path
 import psutil
 
 from pipelines.errors import StepError
+from pipelines.orchestration.airflow_env import HOST
 
-HOST = "127.0.0.1"
 LOG_LINES = 15
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log; empty where there is none."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return "\n".join(lines[-LOG_LINES:])
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,7 @@ class Service:
     @property
     def last_lines(self) -> str:
         """End of its log."""
-        lines = Path(self.log).read_text(errors="replace").splitlines() if Path(self.log).exists() else []
-        return "\n".join(lines[-LOG_LINES:])
+        return tail(Path(self.log))
 
 
 class ServiceFile:

@@ -29,6 +29,7 @@ from pipelines.orchestration.processes import (
     require_free_port,
     start,
     stop,
+    tail,
     wait_until,
 )
 
@@ -139,7 +140,7 @@ def _prepare_database(site: Site, environment: dict[str, str], upgrade: bool) ->
         command = [sys.executable, "-m", "airflow", "db", "migrate"]
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY)
     if done.returncode:
-        raise StepError(f"the metadata database cannot be made or upgraded; {log} ends:\n{_tail(log)}")
+        raise StepError(f"the metadata database cannot be made or upgraded; {log} ends:\n{tail(log)}")
     if own:
         stamp.write_text(wanted)
 
@@ -168,10 +169,6 @@ def _answers(site: Site) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _say(site: Site, state: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from feature_store import commits
 from feature_store.tables import TableStore
-from pipelines.run import prepare_sources, write_space
 from pipelines.train_fm import train_fm
+from pipelines.write_range import write_sources, write_space
 from tests.pipelines import loop_world
 
 
@@ -48,8 +48,9 @@ def main() -> None:
     arm(table, boundary)
     context = loop_world.context(Path(root))
     windows = loop_world.windows(context)
-    prepare_sources(context, windows)
-    write_space(context, train_fm(context, windows.fm_train, windows.fm_validation), windows)
+    write_sources(context, windows.parts, windows.vm)
+    space = train_fm(context, windows.fm_train, windows.fm_validation)
+    write_space(context, space, windows.outputs, windows.vm)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.context import RunContext
-from pipelines.run import prepare_sources, write_space
 from pipelines.train_fm import train_fm
+from pipelines.write_range import write_sources, write_space
 from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
 
@@ -34,8 +34,9 @@ def killed(root: Path, table: str, boundary: str) -> None:
 
 def finish(context: RunContext) -> None:
     windows = loop_world.windows(context)
-    prepare_sources(context, windows)
-    write_space(context, train_fm(context, windows.fm_train, windows.fm_validation), windows)
+    write_sources(context, windows.parts, windows.vm)
+    space = train_fm(context, windows.fm_train, windows.fm_validation)
+    write_space(context, space, windows.outputs, windows.vm)
 
 
 def rows(context: RunContext, table: str) -> pa.Table:
@@ -54,7 +55,8 @@ def test_killed_between_data_commit_and_ledger(loop: Loop, tmp_path: Path, monke
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     killed(tmp_path, "examples", "committed")
     context = loop_world.context(tmp_path)
-    prepare_sources(context, loop_world.windows(context))
+    windows = loop_world.windows(context)
+    write_sources(context, windows.parts, windows.vm)
     assert_like_undisturbed(context, loop, ["quarantine", "labels", "examples", "fm_inputs"])
 
 

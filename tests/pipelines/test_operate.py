@@ -62,7 +62,7 @@ def test_a_plan_names_what_is_missing_and_why(loop: Loop) -> None:
     assert [write.label for write in plan.writes] == ["histories raw"], "loopfm run writes them for VM windows only"
     wider = context.dataset.clock.between(parts[0], "2026-01-09")
     plan = plan_backfill(context, wider, context.spaces.active())
-    missing = {(w.label.split()[0], w.first, w.last) for w in plan.writes if w.state.state == "missing"}
+    missing = {(w.label.split()[0], w.parts[0], w.parts[-1]) for w in plan.writes if w.state.state == "missing"}
     assert ("examples", "2026-01-08", "2026-01-09") in missing
     assert ("features", "2026-01-08", "2026-01-09") in missing
     assert plan.rows > 0
