@@ -194,6 +194,10 @@ class AgeDropoutBoundary(Strict):
 Boundary = Annotated[NormBoundary | AgeDropoutBoundary, Field(discriminator="kind")]
 
 
+TokenContent = Literal["z", "z_residual", "logit", "residual", "label"]
+ALL_CONTENT: list[TokenContent] = ["z", "z_residual", "logit", "residual", "label"]
+
+
 class ReaderConfig(Strict):
     """Turns one key's history into vectors.
 
@@ -204,6 +208,9 @@ class ReaderConfig(Strict):
     key: str = Field(description="a key of dataset.histories.keys")
     with_keys: list[str] = Field(default=[], description="further keys whose tokens are read together with this one's")
     tokens: Literal["fm", "raw", "control"] = "fm"
+    content: list[TokenContent] = Field(
+        default=ALL_CONTENT, min_length=1, description="what fm tokens tell beside their age"
+    )
     kinds: list[Literal["mean", "newest", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
     half_lives_hours: list[float] = Field(default=[1.0, 6.0, 48.0], description="of decayed sums; learned from here on")
     learn_half_lives: bool = Field(default=True, description="false: half-lives stay as given")

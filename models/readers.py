@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from models.boundary import make_boundary
 from models.codec import unpack_tensor
-from models.config import ReaderConfig
+from models.config import ReaderConfig, TokenContent
 from models.vm_data import HistoryBatch, TokenBatch, VmInputs, gather_tokens, join_tokens
 
 EmbedEntities = Callable[[Tensor], Tensor]
@@ -83,15 +83,19 @@ class ControlTokens(nn.Module):
 
 
 class FmTokens(nn.Module):
-    """z, z * (y - p), logit, p and y - p of each head, beside the positions; y - p is 0 where y is not visible.
+    """What the FM said of each token, beside the positions; ``content`` chooses the columns.
 
-    z * (y - p) takes the sum of the residuals of the heads whose label is visible.
+    ``z``; ``z_residual``: z * (y - p), y - p summed over the heads whose label is visible; ``logit``: logit and p of
+    each head; ``residual``: y - p of each head, 0 where y is not visible; ``label``: without it positions tell the age
+    alone.
     """
 
-    def __init__(self, inputs: VmInputs) -> None:
+    def __init__(self, inputs: VmInputs, content: list[TokenContent]) -> None:
         super().__init__()
-        self.bits = inputs.code_bits
-        self.width = 2 * inputs.code_dim + 5 * len(inputs.heads) + 1
+        self.bits, self.content = inputs.code_bits, content
+        heads = len(inputs.heads)
+        widths = {"z": inputs.code_dim, "z_residual": inputs.code_dim, "residual": heads}
+        self.width = sum(widths.get(name, 2 * heads) for name in content) + 1
 
     def forward(self, tokens: TokenBatch) -> Tensor:
         """[R, L, width]."""
@@ -100,8 +104,15 @@ class FmTokens(nn.Module):
         z = unpack_tensor(tokens.z, self.bits)
         p = tokens.logits.sigmoid()
         residual = (tokens.labels - p) * tokens.known
-        surprise = z * residual.sum(dim=-1, keepdim=True)
-        return torch.cat([z, surprise, tokens.logits * LOGIT_SCALE, p, residual, *position_columns(tokens)], dim=-1)
+        label, known, age = position_columns(tokens)
+        columns = {
+            "z": [z],
+            "z_residual": [z * residual.sum(dim=-1, keepdim=True)],
+            "logit": [tokens.logits * LOGIT_SCALE, p],
+            "residual": [residual],
+            "label": [label, known],
+        }
+        return torch.cat([column for name in self.content for column in columns[name]] + [age], dim=-1)
 
 
 class RawTokens(nn.Module):
@@ -245,7 +256,7 @@ def _token_encoder(
 ) -> FmTokens | RawTokens | ControlTokens:
     if config.tokens == "raw":
         return RawTokens(inputs, embedding_dim, embed)
-    return FmTokens(inputs) if config.tokens == "fm" else ControlTokens(inputs)
+    return FmTokens(inputs, config.content) if config.tokens == "fm" else ControlTokens(inputs)
 
 
 def _reader(kind: str, config: ReaderConfig) -> MeanReader | NewestReader | DecayedReader | AttentionReader:

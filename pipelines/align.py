@@ -146,13 +146,22 @@ def fit_best(
     shared: SharedExamples, source: SpaceRecord, target: SpaceRecord
 ) -> tuple[Alignment, dict[MapKind, dict[str, float]]]:
     """Every kind fitted on the older examples; the one of the highest ``r2`` on the newest fifth, and all qualities."""
-    border = int(len(shared.a) * (1 - HELD_OUT))
-    a, b = vectors(shared.a[:border], source), vectors(shared.b[:border], target)
-    spaces = [SpaceCodes(space.space_id, space.dim, space.bits) for space in (source, target)]
-    fitted = {kind: Alignment(kind, spaces[0], spaces[1], shared.newest, fit_map(kind, a, b)) for kind in KINDS}
+    fitted, border = fit_kinds(shared, source, target), _border(shared)
     quality = {kind: reconstruction(made, shared.a[border:], shared.b[border:]) for kind, made in fitted.items()}
     best = max(KINDS, key=lambda kind: quality[kind]["r2"])
     return fitted[best], quality
+
+
+def fit_kinds(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[MapKind, Alignment]:
+    """A map of every kind, fitted on all but the newest fifth of the examples."""
+    border = _border(shared)
+    a, b = vectors(shared.a[:border], source), vectors(shared.b[:border], target)
+    spaces = [SpaceCodes(space.space_id, space.dim, space.bits) for space in (source, target)]
+    return {kind: Alignment(kind, spaces[0], spaces[1], shared.newest, fit_map(kind, a, b)) for kind in KINDS}
+
+
+def _border(shared: SharedExamples) -> int:
+    return int(len(shared.a) * (1 - HELD_OUT))
 
 
 def drift_figures(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[str, float]:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.codec import pack
-from models.config import ReaderConfig
-from models.readers import HistoryReader, InverseDeviation
+from models.config import ALL_CONTENT, ReaderConfig
+from models.readers import FmTokens, HistoryReader, InverseDeviation
 from models.vm_data import NEVER, HistoryBatch, TokenPool, gather_tokens
 from tests.models.vm_files import CODE_DIM, HOUR, INPUTS, START
 
@@ -121,6 +121,19 @@ def test_control_and_raw_see_no_column_of_the_fm(tokens):
     assert torch.equal(outputs[0], outputs[2])
     fm = make_reader("fm")
     assert not torch.equal(*(fm([HistoryBatch(index, p)], event_ts, query) for p in (pool, noise)))
+
+
+def test_content_chooses_the_columns_of_a_token():
+    pool, lengths = make_pool([4]), torch.tensor([4])
+    tokens = gather_tokens(pool, torch.tensor([1]), lengths, torch.tensor([START + 120 * HOUR]))
+    whole, widths = FmTokens(INPUTS, ALL_CONTENT)(tokens), [CODE_DIM, CODE_DIM, 2 * HEADS, HEADS, 2 * HEADS]
+    parts = dict(zip(ALL_CONTENT, whole[..., :-1].split(widths, dim=-1), strict=True))
+    for content in (["z"], ["logit", "residual"], ["label", "z_residual"]):
+        chosen = FmTokens(INPUTS, content)
+        expected = torch.cat([*(parts[name] for name in content), whole[..., -1:]], dim=-1)
+        assert torch.equal(chosen(tokens), expected)
+        assert chosen.width == expected.shape[-1]
+    assert torch.equal(whole, FmTokens(INPUTS, ReaderConfig(key="item").content)(tokens))
 
 
 def test_empty_histories_give_exact_zeros_and_no_gradient():
