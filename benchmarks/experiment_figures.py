@@ -1,0 +1,91 @@
+"""Figures of experiments: metrics of arms, paired intervals and transfer ratios over seeds of one vertical."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.harness import Report, at_most
+from models.bootstrap import BootstrapMetric, PairedDifference, paired_difference
+from models.metrics import Scores, evaluate, transfer_ratio
+
+BASE, FM, CONTROL = "base", "fm", "control"
+CLAIM_SEEDS = 3
+NO_CLAIM = "fewer than 3 seeds: not a claim"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """Scores of the same test rows by every arm, one element a seed; ``fm`` is the FM itself.
+
+    Args:
+        by_arm: arm -> scores by seed.
+        bootstrap: resamples of seeds and users for an interval.
+    """
+
+    by_arm: Mapping[str, Sequence[Scores]]
+    bootstrap: int = 200
+
+    @cached_property
+    def _metrics(self) -> dict[str, list[dict[str, float]]]:
+        return {arm: [evaluate(one) for one in scores] for arm, scores in self.by_arm.items()}
+
+    @property
+    def seeds(self) -> int:
+        """Seeds of the arm that has most."""
+        return max(len(scores) for scores in self.by_arm.values())
+
+    def metric(self, arm: str, name: str) -> float:
+        """Mean over the seeds."""
+        values = [metrics[name] for metrics in self._metrics[arm]]
+        return math.fsum(values) / len(values)
+
+    def difference(self, arm: str, other: str, metric: BootstrapMetric = "ne", level: float = 0.95) -> PairedDifference:
+        """metric(arm) - metric(other) over the seeds that both have."""
+        a, b = self.by_arm[arm], self.by_arm[other]
+        seeds = min(len(a), len(b))
+        return paired_difference(metric, a[:seeds], b[:seeds], self.bootstrap, level=level)
+
+    def gain(self, arm: str, over: str = BASE) -> Interval:
+        """NE(over) - NE(arm): positive where the arm is better."""
+        found = self.difference(arm, over)
+        return Interval(-found.mean, -found.high, -found.low)
+
+    def share(self, arm: str, over: str = BASE, of: str = FM) -> Interval:
+        """Transfer ratio: the share of ``of``'s gain over ``over`` that the arm keeps; that gain is held at its mean.
+
+        nan where it is under 3 of its standard errors (method section 6).
+        """
+        whole, own = self.difference(of, over), self.gain(arm, over)
+        if transfer_ratio(-whole.mean, 0.0, 0.0, whole.se) is None:
+            return Interval(math.nan, math.nan, math.nan)
+        return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
+
+    def share_difference(self, arm: str, other: str) -> Interval:
+        """Transfer ratio of one arm less that of another."""
+        whole, own = self.difference(FM, BASE), self.gain(arm, other)
+        return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
+
+
+def add_interval(report: Report, name: str, interval: Interval) -> None:
+    """Record a value and the ends of its interval."""
+    report.add(name, interval.value)
+    report.add(f"{name}_low", interval.low)
+    report.add(f"{name}_high", interval.high)
+
+
+def add_equal_within(report: Report, name: str, difference: PairedDifference, limit: float) -> None:
+    """Record how far a 90 % interval of a paired difference reaches from 0: equal within ``limit`` or not."""
+    report.add(f"{name}_difference", difference.mean)
+    report.add(f"{name}_within", max(abs(difference.low), abs(difference.high)), at_most(limit))

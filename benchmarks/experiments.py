@@ -1,0 +1,208 @@
+"""Experiments on VMs: a project's tables written once by the real pipeline, then many small trainings on them.
+
+A workspace lies below LOOPFM_HOME/benchmarks/experiments, one a data set, clock and windows. It stays: the ledger knows
+which partitions are written, MLflow which models are trained, and test scores are kept, so that a benchmark that was
+stopped goes on where it stopped, and benchmarks on the same data share tables and models.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from benchmarks.experiment_scores import KeptScores, Scored
+from benchmarks.harness import BenchmarkError, MissingDataError, Report
+from benchmarks.projects import PROJECT_FILE, ProjectSettings, save_project, stop_spark
+from feature_store.config import Strict
+from feature_store.spaces import SpaceRecord
+from models.metrics import Scores
+from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root, home
+from pipelines.context import RunContext
+from pipelines.digest import digest
+from pipelines.maturity import require_mature
+from pipelines.scoring import fm_scores, score_parts
+from pipelines.train_fm import train_fm
+from pipelines.train_vm import VM_ARTIFACTS, TrainedVm, load_trained, train_vm
+from pipelines.windows import RunWindows, run_range, run_windows
+from pipelines.world_bounds import bound_scores
+from pipelines.write_range import write_sources, write_space
+
+ALL_LABELS = 2**63 - 1
+"""Test partitions are mature: whatever label a row has counts."""
+
+
+class CellSettings(Strict):
+    """One variant of a VM: an arm, and what it changes of the project.
+
+    ``changes``: as in ProjectSettings, below ``vm``, or below ``fm``, which gives the cell spaces of its own.
+    """
+
+    arm: Arm
+    changes: dict[str, Any] = Field(default={})
+
+
+class WorldSettings(Strict):
+    """A project to experiment on; ``data``: the folder below LOOPFM_DATA that it needs."""
+
+    project: ProjectSettings
+    data: str | None = None
+
+    def require(self) -> None:
+        """Raise MissingDataError where the data set is not there."""
+        if self.data is not None and not (data_root() / self.data).is_dir():
+            raise MissingDataError(f"no data set at {data_root() / self.data}: {DATA_ROOT_SETTING} names its root")
+
+
+@dataclass
+class Experiment:
+    """A project's tables and models in a workspace that is kept.
+
+    Args:
+        world: the project.
+        context: of its workspace.
+        report: gets progress.
+        windows: of its range.
+    """
+
+    world: WorldSettings
+    context: RunContext
+    report: Report
+    windows: RunWindows
+    _spaces: dict[str, SpaceRecord] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> KeptScores:
+        """Test scores of finished VMs."""
+        return KeptScores(Path(self.context.root, "scores"))
+
+    @property
+    def verticals(self) -> list[str]:
+        """All verticals of the project."""
+        return self.context.dataset.heads
+
+    def config(self, changes: Mapping[str, Any]) -> ProjectConfig:
+        """The project with a cell's changes.
+
+        Raises:
+            BenchmarkError: they touch the tables that all cells share.
+        """
+        changed = self.world.project.load(changes)
+        own = self.context.config
+        if (changed.dataset, changed.windows, changed.range) != (own.dataset, own.windows, own.range):
+            raise BenchmarkError(f"changes {dict(changes)}: a cell changes vm or fm; another data set is another world")
+        return changed
+
+    def space(
+        self, seed: int, changes: Mapping[str, Any] | None = None, windows: RunWindows | None = None
+    ) -> SpaceRecord:
+        """The space of an FM of this seed, with all that VMs of it read over the VM's windows."""
+        used, config = windows or self.windows, self.config(changes or {})
+        name = digest(seed, config.fm, vars(used))
+        if name not in self._spaces:
+            with self.configured(config) as context:
+                write_sources(context, self.windows.parts, used.vm)
+                space = train_fm(context, used.fm_train, used.fm_validation, seed)
+                write_space(context, space, used.outputs, used.vm)
+            self._spaces[name] = space
+        return self._spaces[name]
+
+    def vm(
+        self, vertical: str, cell: CellSettings, seed: int, space: SpaceRecord, windows: RunWindows | None = None
+    ) -> TrainedVm:
+        """One trained VM of a cell."""
+        used = windows or self.windows
+        with self.configured(self.config(cell.changes)) as context:
+            return train_vm(
+                context, vertical, space, used.vm_train, used.vm_validation, arm=cell.arm, seed=seed, register=False
+            )
+
+    def run(self, vertical: str, cell: CellSettings, seed: int, windows: RunWindows | None = None) -> Scored:
+        """Test scores of one cell and seed; what is trained and scored already is found again."""
+        fm_changes = {path: value for path, value in cell.changes.items() if path.split(".")[0] == "fm"}
+        space = self.space(seed, fm_changes, windows)
+        return self.score(vertical, self.vm(vertical, cell, seed, space, windows), space)
+
+    def score(self, vertical: str, vm: TrainedVm, space: SpaceRecord) -> Scored:
+        """Scores of a VM on the mature partitions of the test window, by example id."""
+        kept = self.scores.find(vm.run_id)
+        if kept is not None:
+            return kept
+        artifact, parts = load_trained(self.context, vm.run_id), self.test_parts(vertical)
+        start = time.perf_counter()
+        scores = score_parts(self.context, vertical, artifact, space, parts, ALL_LABELS)
+        rate = len(scores) / (time.perf_counter() - start)
+        folder = self.context.scratch / "vm" / vm.run_id / VM_ARTIFACTS
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        validation = self.context.registry.run_metrics(vm.run_id)["validation_ne"]
+        scored = Scored(scores, vm_bytes=size, rows_per_second=rate, validation_ne=validation)
+        self.scores.keep(vm.run_id, scored)
+        return scored
+
+    def fm(self, vertical: str, space: SpaceRecord, like: Scores) -> Scores:
+        """The FM's own scores of the rows of ``like``."""
+        return fm_scores(self.context, vertical, space, self.test_parts(vertical), like)
+
+    def bounds(self, vertical: str, like: Scores) -> dict[str, list[Scores]]:
+        """What the generated world knows of the rows of ``like``; empty on other data."""
+        return bound_scores(self.context, vertical, like)
+
+    def test_parts(self, vertical: str) -> list[str]:
+        """Mature partitions of the test window."""
+        return require_mature(self.context, vertical, self.windows.test, None)
+
+    def history_bytes(self, space: SpaceRecord) -> float:
+        """Bytes on disk of one stored history of the space, mean over the test window's files."""
+        scope, parts = {"space_id": space.space_id}, self.windows.test
+        files = self.context.store.files("histories", self.context.pin("histories", scope, parts), scope, parts)
+        return sum(Path(f.path).stat().st_size for f in files) / max(1, sum(f.rows for f in files))
+
+    @contextmanager
+    def configured(self, config: ProjectConfig) -> Iterator[RunContext]:
+        """The context with other settings of models, over the same tables and Spark session."""
+        before, self.context.config = self.context.config, config
+        try:
+            yield self.context
+        finally:
+            self.context.config = before
+
+
+@contextmanager
+def experiment(world: WorldSettings, report: Report) -> Iterator[Experiment]:
+    """Open a world's workspace, made where it is not there; its Spark session ends with the block.
+
+    Raises:
+        MissingDataError: the data set is not there.
+    """
+    world.require()
+    config = world.project.load()
+    name = f"{config.name}-{digest(config.dataset, config.windows, config.range)[:10]}"
+    folder = Path(home(), "benchmarks", "experiments", name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    tracking = f"sqlite:///{folder}/mlflow.db"
+    context = RunContext(
+        config, str(folder / PROJECT_FILE), root=str(folder), progress=report.say, run_id="benchmark",
+        tracking_uri=tracking,
+    )  # fmt: skip
+    save_project(context)
+    report.say(f"workspace {folder}")
+    try:
+        yield Experiment(world, context, report, run_windows(config, *run_range(context)))
+    finally:
+        stop_spark(context)
+
+
+def run_cells(
+    opened: Experiment, vertical: str, cells: Mapping[str, CellSettings], seeds: Sequence[int]
+) -> dict[str, list[Scored]]:
+    """Every cell over all seeds, seed by seed, so that a run that was stopped has whole seeds."""
+    done: dict[str, list[Scored]] = {name: [] for name in cells}
+    for seed in seeds:
+        for name, cell in cells.items():
+            done[name].append(opened.run(vertical, cell, seed))
+    return done

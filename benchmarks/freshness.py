@@ -1,0 +1,197 @@
+"""What LoopFM keeps of the FM's gain, over how late its histories are: partitions of minutes to a day, and their lag.
+
+Each cadence is a data set of its own, written whole through the pipeline. Method section 4. A second part holds the
+histories' clock and makes the teacher older instead, with ExFM's student adapter and without (arXiv 2502.17494).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pydantic import Field
+
+from benchmarks.experiment_figures import BASE, CONTROL, FM, ArmScores, add_interval
+from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, number, seeds_note
+from benchmarks.experiment_scores import Scored
+from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment, run_cells
+from benchmarks.harness import BenchmarkError, Report, at_least, at_most
+from feature_store.config import Name, Strict
+from pipelines.windows import RunWindows
+
+BATCH_FM, KD = "batch_fm", "kd"
+FM_NE, BASE_NE, SLACK = 0.813, 0.913, 0.002
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cadence must reach: TR, NE over the control, points of TR over KD; and the prototype's control."""
+
+    transfer: float
+    over_control: float
+    over_kd: float
+    control_ne: float
+
+
+LIMITS = {
+    "minutes_10": Limits(0.75, 0.030, 0.70, 0.8717),
+    "hour_5m": Limits(0.60, 0.024, 0.55, 0.8788),
+    "day_1h": Limits(0.25, 0.006, 0.22, 0.8968),
+}
+
+
+class DelaySettings(Strict):
+    """How many partitions before the VM's window the teacher's own window ends, and the cells taught by it."""
+
+    world: WorldSettings
+    delays: list[int] = Field(min_length=1)
+    cells: dict[Name, CellSettings]
+
+
+class FreshnessSettings(Strict):
+    """``cadences``: the same data at each availability, freshest first; ``cells``: the VMs compared at each.
+
+    ``base``, ``control``, ``kd`` and ``batch_fm`` (as large as the FM, on counters that obey the VM's clock) are
+    required. Of the ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of.
+    """
+
+    cadences: dict[Name, WorldSettings] = Field(min_length=1)
+    cells: dict[Name, CellSettings]
+    candidates: list[Name] = Field(min_length=1)
+    controls: list[Name] = Field(min_length=1)
+    with_limits: bool = True
+    delay: DelaySettings | None = None
+    seeds: int = Field(ge=1)
+    bootstrap: int = Field(default=200, ge=50)
+
+
+SETTINGS = FreshnessSettings
+
+
+def body(settings: FreshnessSettings, report: Report, output: Output) -> None:
+    """All cadences, then the old teachers.
+
+    Raises:
+        MissingDataError: the data set is not there.
+        BenchmarkError: a required cell is not declared.
+    """
+    named = {BASE, CONTROL, KD, BATCH_FM, *settings.candidates, *settings.controls}
+    if missing := sorted(named - set(settings.cells)):
+        raise BenchmarkError(f"cells: {missing} are missing")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for place, (cadence, world) in enumerate(settings.cadences.items()):
+        for name, arms in _cadence(cadence, world, settings, report, output):
+            for cell in settings.cells:
+                share = arms.share(cell).value if cell != BASE else math.nan
+                if not math.isnan(share):
+                    curves.setdefault(f"{name} {cell}".strip(), []).append((place, share))
+    if curves:
+        output.plot("freshness", ("availability", "transfer ratio"), curves, list(settings.cadences))
+    if settings.delay is not None:
+        _delays(settings, settings.delay, report, output)
+
+
+def _cadence(
+    cadence: str, world: WorldSettings, settings: FreshnessSettings, report: Report, output: Output
+) -> Iterable[tuple[str, ArmScores]]:
+    with experiment(world, report) as opened:
+        for vertical in opened.verticals:
+            scored = run_cells(opened, vertical, settings.cells, range(settings.seeds))
+            arms = arm_scores(opened, vertical, scored, settings.bootstrap)
+            name = cadence if len(opened.verticals) == 1 else f"{cadence}_{vertical}"
+            output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
+            limits = LIMITS.get(cadence) if settings.with_limits else None
+            best = {kind: chosen(scored, names) for kind, names in _kinds(settings).items()}
+            _claims(name, arms, best, limits, report)
+            yield vertical if len(opened.verticals) > 1 else "", arms
+
+
+def _kinds(settings: FreshnessSettings) -> dict[str, list[str]]:
+    return {"candidate": settings.candidates, "control": settings.controls}
+
+
+def arm_scores(opened: Experiment, vertical: str, scored: Mapping[str, list[Scored]], bootstrap: int) -> ArmScores:
+    """Scores of all cells and of the FM whose space the unchanged cells read."""
+    like = scored[BASE][0].scores
+    by_arm = {cell: [one.scores for one in of] for cell, of in scored.items()}
+    by_arm[FM] = [opened.fm(vertical, opened.space(seed), like) for seed in range(len(scored[BASE]))]
+    return ArmScores(by_arm, bootstrap)
+
+
+def chosen(scored: Mapping[str, list[Scored]], names: list[str]) -> str:
+    """The cell of the lowest validation NE, mean over the seeds."""
+    return min(names, key=lambda name: math.fsum(one.validation_ne for one in scored[name]) / len(scored[name]))
+
+
+def _claims(name: str, arms: ArmScores, best: Mapping[str, str], limits: Limits | None, report: Report) -> None:
+    recipe, control = best["candidate"], best["control"]
+    report.add(f"{name}_seeds", arms.seeds)
+    report.say(f"{name}: chosen on validation: {recipe}, against {control}")
+    report.add(f"{name}_fm_ne", arms.metric(FM, "ne"), at_most(FM_NE) if limits else None)
+    report.add(f"{name}_base_ne", arms.metric(BASE, "ne"), at_most(BASE_NE) if limits else None)
+    report.add(f"{name}_control_ne", arms.metric(control, "ne"), at_most(limits.control_ne + SLACK) if limits else None)
+    report.add(f"{name}_best_ne", arms.metric(recipe, "ne"))
+    over = arms.gain(recipe, control)
+    report.add(f"{name}_over_control", over.value, at_least(limits.over_control) if limits else None)
+    report.add(f"{name}_over_control_low", over.low)
+    report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
+    report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM).value)
+    report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM).value)
+    report.add(f"{name}_kd_tr", arms.share(KD).value)
+    points = arms.share_difference("loopfm_kd" if "loopfm_kd" in arms.by_arm else recipe, KD)
+    report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)
+    report.add(f"{name}_over_kd_low", points.low, at_least(0.0) if limits else None)
+
+
+def delayed(windows: RunWindows, delay: int) -> RunWindows:
+    """Windows of a teacher that ends ``delay`` partitions before the VM's rows begin; its outputs cover those alone.
+
+    Raises:
+        BenchmarkError: the range holds no such window.
+    """
+    rows, train = windows.fm + windows.warm_up, len(windows.fm_train)
+    last = len(rows) - delay
+    first = last - len(windows.fm)
+    if first < 0:
+        raise BenchmarkError(
+            f"delays: got {delay}; allowed: 0 .. {len(windows.warm_up)}, the length of windows.warm_up"
+        )
+    own = rows[first:last]
+    return replace(windows, fm_train=own[:train], fm_validation=own[train:], warm_up=[])
+
+
+def _delays(settings: FreshnessSettings, delay: DelaySettings, report: Report, output: Output) -> None:
+    rows = []
+    lines: dict[str, list[tuple[float, float]]] = {}
+    with experiment(delay.world, report) as opened:
+        for vertical in opened.verticals:
+            for late in delay.delays:
+                arms = _taught(opened, vertical, delay, late, settings)
+                for cell in delay.cells:
+                    report.add(f"delay_{late}_{vertical}_{cell}_ne", arms.metric(cell, "ne"))
+                    if cell != BASE:
+                        add_interval(report, f"delay_{late}_{vertical}_{cell}_gain", arms.gain(cell))
+                        lines.setdefault(f"{vertical} {cell}", []).append((late, arms.gain(cell).value))
+                values = [number(arms.metric(cell, "ne")) for cell in (*delay.cells, FM)]
+                rows.append([vertical, str(late), *values])
+    head = ["vertical", "partitions of delay", *delay.cells, "the teacher itself"]
+    output.table("freshness_delay", f"NE over the teacher's age, {seeds_note(settings.seeds)}", head, rows)
+    output.plot("freshness_delay", ("partitions of delay", "NE gain over base"), lines)
+
+
+def _taught(
+    opened: Experiment, vertical: str, delay: DelaySettings, late: int, settings: FreshnessSettings
+) -> ArmScores:
+    windows, seeds = delayed(opened.windows, late), range(settings.seeds)
+    by_arm = {
+        cell: [opened.run(vertical, of, seed, windows).scores for seed in seeds] for cell, of in delay.cells.items()
+    }
+    like = next(iter(by_arm.values()))[0]
+    by_arm[FM] = [opened.fm(vertical, opened.space(seed, windows=windows), like) for seed in seeds]
+    return ArmScores(by_arm, settings.bootstrap)
+
+
+if __name__ == "__main__":
+    sys.exit(experiment_benchmark("freshness", SETTINGS, body))

@@ -1,0 +1,153 @@
+"""What each arm keeps of the FM's gain, on real data sets and the generated world, beside its rivals and its costs.
+
+Method sections 1, 4 and 6. A further data set needs an entry below ``worlds`` in the settings, nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from pydantic import Field
+
+from benchmarks.experiment_figures import ArmScores, add_equal_within, add_interval
+from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, percent, seeds_note
+from benchmarks.experiment_scores import Scored
+from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment, run_cells
+from benchmarks.harness import MissingDataError, Report, at_least, at_most
+from feature_store.config import Name, Strict
+from feature_store.spaces import SpaceRecord
+from pipelines.config import Arm
+from pipelines.report_data import WORLD_STATE, WORLD_VM
+from pipelines.windows import RunWindows
+
+RECOVERED, GAP, NULL_WITHIN = 0.85, 0.03, 0.001
+GAUC_LOW, CALIBRATION = -0.002, 0.03
+ALL_DATA = "all-data raw"
+RECOMMENDED = "recommended"
+
+
+class TransferWorld(WorldSettings):
+    """``null``: changes that switch the planted effects off; ``all_data``: also train a raw VM on all the data."""
+
+    null: dict[str, float] = Field(default={})
+    all_data: bool = True
+
+
+class TransferSettings(Strict):
+    """``arms``: those to compare; ``seeds``: of FM and VMs."""
+
+    worlds: dict[Name, TransferWorld] = Field(min_length=1)
+    arms: list[Arm]
+    seeds: int = Field(ge=1)
+    bootstrap: int = Field(default=200, ge=50)
+
+
+SETTINGS = TransferSettings
+
+
+def body(settings: TransferSettings, report: Report, output: Output) -> None:
+    """Every world in turn; a data set that is not there is named and left out.
+
+    Raises:
+        MissingDataError: none of the data sets is there.
+    """
+    missing = []
+    for name, world in settings.worlds.items():
+        try:
+            with experiment(world, report) as opened:
+                for vertical in opened.verticals:
+                    _vertical(f"{name}_{vertical}", opened, vertical, settings, output)
+            if world.null:
+                _null_effects(name, world, settings, report)
+        except MissingDataError as reason:
+            report.say(f"{name}: left out: {reason}")
+            missing.append(str(reason))
+    if len(missing) == len(settings.worlds):
+        raise MissingDataError("; ".join(missing))
+
+
+def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSettings, output: Output) -> None:
+    seeds = range(settings.seeds)
+    scheduled = opened.context.config.vm.scheduled_arm
+    chosen = list(dict.fromkeys([*settings.arms, scheduled]))
+    scored = run_cells(opened, vertical, {arm: CellSettings(arm=arm) for arm in chosen}, seeds)
+    if isinstance(opened.world, TransferWorld) and opened.world.all_data:
+        scored[ALL_DATA] = [_all_data(opened, vertical, seed) for seed in seeds]
+    spaces = [opened.space(seed) for seed in seeds]
+    like = scored["base"][0].scores
+    by_arm = {arm: [one.scores for one in of] for arm, of in scored.items()}
+    by_arm["fm"] = [opened.fm(vertical, space, like) for space in spaces]
+    by_arm |= {bound: list(found) * settings.seeds for bound, found in opened.bounds(vertical, like).items()}
+    arms = ArmScores(by_arm, settings.bootstrap)
+    _table(name, arms, scored, output, opened.history_bytes(spaces[0]))
+    _claims(name, arms, scheduled, opened.report)
+
+
+def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output, history_bytes: float) -> None:
+    title = f"{name}, {seeds_note(arms.seeds)}; a stored history takes {history_bytes:,.0f} bytes"
+    output.table(name, title, *arm_rows(arms, scored))
+    if "raw_loopfm" in scored:
+        parts = {
+            "I_temporal": arms.gain("raw"),
+            "I_cross": arms.gain("raw_loopfm", "raw"),
+            "I_residual": arms.gain("raw_loopfm", "loopfm"),
+        }
+        rows = [[part, f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"] for part, of in parts.items()]
+        output.table(f"{name}_parts", f"{name}: the gain in parts", ["part", "NE (95 %)"], rows)
+
+
+def _claims(name: str, arms: ArmScores, scheduled: str, report: Report) -> None:
+    report.add(f"{name}_seeds", arms.seeds)
+    for arm in arms.by_arm:
+        report.add(f"{name}_{arm.replace(' ', '_')}_ne", arms.metric(arm, "ne"))
+    for arm in ("kd", "raw", "counters", "control", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"):
+        if arm in arms.by_arm:
+            report.add(f"{name}_{arm}_tr", arms.share(arm).value)
+    if {"control", "loopfm"} <= set(arms.by_arm):
+        add_interval(report, f"{name}_loopfm_over_control", arms.gain("loopfm", "control"))
+    if WORLD_STATE in arms.by_arm:
+        report.add(f"{name}_gap", arms.gain(WORLD_STATE, WORLD_VM).value, at_least(GAP))
+        recovered = arms.share("loopfm", WORLD_VM, WORLD_STATE).value
+        report.add(f"{name}_recovered", recovered, at_least(RECOVERED))
+        report.say(f"{name}: LoopFM recovers {percent(recovered)} of what the visible state tells")
+    gauc = arms.difference(scheduled, "base", "gauc")
+    report.add(f"{name}_{RECOMMENDED}_gauc_low", gauc.low, at_least(GAUC_LOW))
+    miss = abs(arms.metric(scheduled, "calibration") - 1)
+    report.add(f"{name}_{RECOMMENDED}_calibration_off", miss, at_most(CALIBRATION))
+
+
+def early_windows(windows: RunWindows) -> RunWindows:
+    """The earliest FM that can be trained, so that nearly all rows lie after its cutoff and may train a raw VM."""
+    train = max(1, len(windows.fm_train) // 8)
+    rows = windows.fm + windows.warm_up
+    return replace(
+        windows, fm_train=rows[:train], fm_validation=rows[train : 2 * train], warm_up=[],
+        vm_train=rows[2 * train :] + windows.vm_train,
+    )  # fmt: skip
+
+
+def _all_data(opened: Experiment, vertical: str, seed: int) -> Scored:
+    """A raw VM on (nearly) all the rows that FM and VM have between them; the early FM only opens its tables."""
+    windows = early_windows(opened.windows)
+    space: SpaceRecord = opened.space(seed, windows=windows)
+    return opened.score(vertical, opened.vm(vertical, CellSettings(arm="raw"), seed, space, windows), space)
+
+
+def _null_effects(name: str, world: TransferWorld, settings: TransferSettings, report: Report) -> None:
+    """With the planted effects off, KD and LoopFM must equal base."""
+    off = world.model_copy(
+        update={"project": world.project.model_copy(update={"changes": {**world.project.changes, **world.null}})}
+    )
+    arms: list[Arm] = ["base", "kd", "loopfm"]
+    with experiment(off, report) as opened:
+        for vertical in opened.verticals:
+            scored = run_cells(opened, vertical, {arm: CellSettings(arm=arm) for arm in arms}, range(settings.seeds))
+            found = ArmScores({arm: [one.scores for one in of] for arm, of in scored.items()}, settings.bootstrap)
+            for arm in arms[1:]:
+                difference = found.difference(arm, "base", level=0.90)
+                add_equal_within(report, f"{name}_{vertical}_no_effects_{arm}", difference, NULL_WITHIN)
+
+
+if __name__ == "__main__":
+    sys.exit(experiment_benchmark("transfer", SETTINGS, body))

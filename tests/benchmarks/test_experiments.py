@@ -1,0 +1,200 @@
+"""Experiments on VMs: kept scores, shares and intervals, windows, tables, and the four commands at small size."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation, freshness, scaling, transfer
+from benchmarks.ablation import later
+from benchmarks.experiment_figures import ArmScores, add_equal_within
+from benchmarks.experiment_output import Output, arm_rows, seeds_note
+from benchmarks.experiment_scores import KeptScores, Scored
+from benchmarks.experiments import Experiment, WorldSettings
+from benchmarks.freshness import chosen, delayed
+from benchmarks.harness import CONF, BenchmarkError, MissingDataError, Report, load_settings
+from benchmarks.projects import REPOSITORY, ProjectSettings
+from benchmarks.transfer import early_windows
+from models.bootstrap import PairedDifference
+from models.metrics import Scores, normalized_entropy
+from pipelines.context import RunContext
+from pipelines.windows import RunWindows, run_windows
+
+MODULES = {"transfer": transfer, "freshness": freshness, "scaling": scaling, "ablation": ablation}
+WINDOWS = RunWindows(
+    fm_train=["01", "02", "03"], fm_validation=["04"], warm_up=["05", "06"],
+    vm_train=["07", "08"], vm_validation=["09"], test=["10"],
+)  # fmt: skip
+
+
+def scores(strength, rows=4000, seed=0):
+    """A model that knows ``strength`` of what there is to know."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=rows)
+    label = (rng.random(rows) < 1 / (1 + np.exp(1.5 - 2 * hidden))).astype(np.float64)
+    blurred = strength * hidden + math.sqrt(1 - strength**2) * np.random.default_rng(9).normal(size=rows)
+    p = 1 / (1 + np.exp(1.5 - 2 * strength * blurred))
+    ids, ones = np.arange(rows), np.ones(rows)
+    none = np.zeros(rows, np.int64)
+    has = {"fm_item": ids % 2 == 0}
+    return Scores(ids, ids % 300, none, np.zeros(rows, bool), none, label, ones, ones, p, has)
+
+
+def arms(**more):
+    strengths = {"base": 0.3, "control": 0.5, "kd": 0.32, "loopfm": 0.7, "fm": 0.95, **more}
+    return ArmScores({arm: [scores(strength)] for arm, strength in strengths.items()})
+
+
+def report():
+    return Report("x", say=lambda line: None)
+
+
+def test_scores_are_kept_whole(tmp_path):
+    kept, one = KeptScores(tmp_path / "scores"), Scored(scores(0.5), 1200, 3.5, 0.9)
+    assert kept.find("a") is None
+    kept.keep("a", one)
+    found = kept.find("a")
+    assert (found.vm_bytes, found.rows_per_second, found.validation_ne) == (1200, 3.5, 0.9)
+    for name, value in vars(one.scores).items():
+        if name != "has_history":
+            np.testing.assert_array_equal(getattr(found.scores, name), value)
+    np.testing.assert_array_equal(found.scores.has_history["fm_item"], one.scores.has_history["fm_item"])
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["a.npz"]
+
+
+def test_shares_are_gains_over_the_gain_of_the_fm():
+    found = arms()
+    ne = {arm: normalized_entropy(of[0].label, of[0].p) for arm, of in found.by_arm.items()}
+    share = found.share("loopfm")
+    assert share.value == pytest.approx((ne["base"] - ne["loopfm"]) / (ne["base"] - ne["fm"]))
+    assert 0 < share.low < share.value < share.high < 1
+    over = found.gain("loopfm", "control")
+    assert over.value == pytest.approx(ne["control"] - ne["loopfm"])
+    assert over.low < over.value < over.high
+    points = found.share_difference("loopfm", "kd")
+    assert points.value == pytest.approx(share.value - found.share("kd").value)
+    assert points.low > 0
+
+
+def test_no_share_where_the_fm_hardly_gains():
+    assert math.isnan(arms(fm=0.29).share("loopfm").value)
+
+
+def test_equal_within_looks_at_the_whole_interval():
+    close, wide = (PairedDifference(0.0004, low, 0.0009, 0.0, 3) for low in (-0.0002, -0.0015))
+    for difference, ok in ((close, True), (wide, False)):
+        made = report()
+        add_equal_within(made, "float", difference, 0.001)
+        assert made.figures[-1].ok is ok
+
+
+def test_the_table_of_arms_shows_gain_share_and_cost(tmp_path):
+    costs = {"loopfm": [Scored(scores(0.7), 45_678, 1_000, 0.9)]}
+    head, rows = arm_rows(arms(), costs)
+    Output(tmp_path).table("t", "arms", head, rows)
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert len(lines) == 4 + 5
+    row = dict(zip(head, rows[3], strict=True))
+    assert (row["arm"], row["VM bytes"]) == ("loopfm", "45,678")
+    assert row["TR"] == f"{100 * arms().share('loopfm').value:.0f} %"
+    assert "not a claim" in seeds_note(2)
+    assert "not a claim" not in seeds_note(3)
+
+
+def test_plots_are_written(tmp_path):
+    Output(tmp_path).plot("p", ("x", "y"), {"a": [(0, 1), (1, 2)]}, ["fresh", "old"])
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_windows_of_early_late_and_old_fms():
+    early = early_windows(WINDOWS)
+    assert (early.fm_train, early.fm_validation) == (["01"], ["02"])
+    assert early.vm_train == ["03", "04", "05", "06", "07", "08"]
+    assert early.outputs == [*early.vm_train, "09", "10"]
+    moved = later(WINDOWS, 1)
+    assert (moved.fm_train, moved.fm_validation, moved.warm_up) == (["02", "03", "04"], ["05"], ["06"])
+    assert delayed(WINDOWS, 0).fm_train == ["03", "04", "05"]
+    assert delayed(WINDOWS, 2).fm_validation == ["04"]
+    assert delayed(WINDOWS, 2).outputs == WINDOWS.vm
+    with pytest.raises(BenchmarkError, match=r"got 3; allowed: 1 \.\. 2"):
+        later(WINDOWS, 3)
+    with pytest.raises(BenchmarkError, match=r"got 3; allowed: 0 \.\. 2"):
+        delayed(WINDOWS, 3)
+
+
+def test_the_recipe_is_chosen_on_validation():
+    scored = {name: [Scored(scores(0.5), 0, 0, ne) for ne in nes] for name, nes in {"a": (3, 5), "b": (4, 3)}.items()}
+    assert chosen(scored, ["a", "b"]) == "b"
+
+
+def test_claims_of_a_cadence_are_judged_by_its_limits():
+    made = report()
+    best = {"candidate": "loopfm", "control": "control"}
+    freshness._claims("hour_5m", arms(batch_fm=0.8), best, freshness.LIMITS["hour_5m"], made)
+    judged = {figure.name: figure for figure in made.figures}
+    assert str(judged["hour_5m_tr"].target) == ">=0.6"
+    assert str(judged["hour_5m_over_kd"].target) == ">=0.55"
+    assert judged["hour_5m_tr_of_batch_fm"].value > judged["hour_5m_tr"].value
+    unjudged = report()
+    freshness._claims("hour_5m", arms(batch_fm=0.8), best, None, unjudged)
+    assert unjudged.ok
+
+
+def test_a_cell_may_not_change_the_tables(tmp_path):
+    world = WorldSettings(project=ProjectSettings(base="conf/demo.yaml"))
+    config = world.project.load()
+    context = RunContext(config, "demo.yaml", root=str(tmp_path))
+    opened = Experiment(world, context, report(), run_windows(config, "2026-01-01", "2026-01-10"))
+    assert opened.config({"vm.base.units": [8]}).vm.base.units == [8]
+    with pytest.raises(BenchmarkError, match="another data set is another world"):
+        opened.config({"dataset.lag": "2h"})
+
+
+def test_missing_data_is_no_evidence(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOPFM_DATA", str(tmp_path))
+    with pytest.raises(MissingDataError, match="ebnerd_demo"):
+        WorldSettings(project=ProjectSettings(base="conf/ebnerd.yaml"), data="ebnerd_demo").require()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_cell_is_a_valid_project(name):
+    settings = load_settings(MODULES[name].SETTINGS, CONF / f"{name}.yaml")
+    worlds = settings.worlds if name == "transfer" else getattr(settings, "cadences", {})
+    for world in worlds.values() if worlds else [settings.world]:
+        cells = getattr(settings, "cells", {})
+        for changes in [{}, *(cell.changes for cell in cells.values()), *getattr(settings, "sizes", {}).values()]:
+            world.project.load(changes)
+
+
+def command(name, home, out):
+    arguments = ["--conf", CONF / f"{name}_short.yaml", "--out", out]
+    environment = {**os.environ, "LOOPFM_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("transfer", "tiny_feed_recovered"),
+        ("freshness", "day_shop_over_kd"),
+        ("scaling", "feed_large_loopfm_tr"),
+        ("ablation", "feed_mixed_spaces_refused_0"),
+    ],
+)
+def test_the_command_runs_small_and_goes_on_where_it_stopped(name, figure, tmp_path):
+    done = command(name, tmp_path / "home", tmp_path / "out")
+    assert done.returncode in (0, 1), done.stderr
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert any(line.split()[1] == figure for line in results)
+    assert list(Path(tmp_path, "out").glob("*.md"))
+    again = command(name, tmp_path / "home", tmp_path / "again")
+    assert [line for line in again.stdout.splitlines() if line.startswith("RESULT")] == results
+    assert "epoch" not in again.stdout + again.stderr
