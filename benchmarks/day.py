@@ -141,7 +141,7 @@ def training_seconds(context: RunContext, space: SpaceRecord, day: list[str], va
     """One epoch of every vertical's recipe on batches that lie ready in memory; validation is not counted."""
     torch.set_num_threads(cores())
     border = day.index(validation)
-    config = context.config.vm.arm(context.config.vm.recipe)
+    config = context.config.vm.arm(context.config.vm.scheduled_arm)
     pinned, known_at = pin_rows(context, space, day), context.dataset.clock.end(day[-1])
     total = 0.0
     for vertical in context.dataset.heads:

@@ -96,7 +96,7 @@ def body(settings: SearchVmSettings, report: Report) -> None:
         chosen = context.config.range
         first, last = settings.first or (chosen and chosen.first), settings.last or (chosen and chosen.last)
         windows = run_windows(context.config, str(first), str(last))
-        run_loop(context, windows, [context.config.vm.recipe], 1)
+        run_loop(context, windows, [context.config.vm.scheduled_arm], 1)
         job = Job(context, settings, windows)
         context.config = tuned(job, report)
         _compare(job, report)

@@ -296,6 +296,9 @@ class VmConfig(Strict):
     fusion: Literal["concat", "additive"] = Field(
         default="concat", description="additive: an empty history leaves the rest of the model as it is"
     )
+    calibrate: bool = Field(
+        default=False, description="after training, shift the logit so that chances sum to the labels on validation"
+    )
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")

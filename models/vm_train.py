@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from models.calibration import logit_shift
 from models.config import TrainConfig, VmConfig
 from models.distillation import Distiller, make_distiller
 from models.errors import ModelConfigError
@@ -118,8 +119,16 @@ class _TrainingRun:
         if best is None:
             raise ModelConfigError("train.epochs: at least one epoch is needed")
         self.model.load_state_dict(best[2])
-        model = self.model.to("cpu").eval()
-        return VmTrainResult(replace(self.artifact, model=model), best[1], curve, best[0])
+        artifact = replace(self.artifact, model=self.model.to("cpu").eval())
+        return VmTrainResult(artifact, self._calibrated(artifact, best[1]), curve, best[0])
+
+    def _calibrated(self, artifact: VmArtifact, metrics: dict[str, float]) -> dict[str, float]:
+        """The validation metrics after the model was calibrated, where its settings ask for it."""
+        if not artifact.config.calibrate:
+            return metrics
+        with torch.no_grad():
+            artifact.model.bias.add_(logit_shift(score_vm(artifact, self.validation)))
+        return evaluate(score_vm(artifact, self.validation))
 
     def _epoch(self, epoch: int) -> tuple[float, int]:
         self.model.train()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pipelines import cli_align, cli_operate, cli_search
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
-from pipelines.config import ARMS
+from pipelines.config import ALL_ARMS, ARMS
 from pipelines.orchestration.facts import save_facts
 
 EPILOG = """\
@@ -72,7 +72,9 @@ def _train_vm(parser: argparse.ArgumentParser) -> None:
     _vertical(parser)
     _training(parser)
     _space(parser)
-    parser.add_argument("--arm", choices=ARMS, help="variant of the VM (default: vm.recipe of the YAML file)")
+    parser.add_argument(
+        "--arm", choices=ALL_ARMS, help="variant of the VM (default: vm.scheduled_arm of the YAML file)"
+    )
     parser.add_argument("--warm", action="store_true", help="start from the champion's weights; new ids are added")
 
 
@@ -95,7 +97,9 @@ def _rollback(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser) -> None:
     _range(parser)
     parser.add_argument("--seeds", type=int, default=1, help="seeds of FM and VMs (default 1: no claim)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to compare (default: all)")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ALL_ARMS, default=list(ARMS), help="arms to compare (default: all but raw_*)"
+    )
 
 
 def _predict(parser: argparse.ArgumentParser) -> None:

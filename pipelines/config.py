@@ -13,6 +13,7 @@ from feature_store.config import DatasetConfig, Duration, Name, Strict
 from models.config import FmConfig, ReaderConfig, VmConfig
 from pipelines.config_errors import error_line
 from pipelines.errors import ConfigError
+from pipelines.recipes import RecipeName, with_recipe
 from pipelines.schedule_config import ScheduleConfig
 
 DATA_ROOT_SETTING = "LOOPFM_DATA"
@@ -21,9 +22,11 @@ HOME_SETTING = "LOOPFM_HOME"
 TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 DEFAULT_HOME = ".loopfm"
 
-Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd"]
-KD_ARMS: tuple[Arm, ...] = ("kd", "loopfm_kd")
+Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"]
+KD_ARMS: tuple[Arm, ...] = ("kd", "loopfm_kd", "raw_loopfm_kd")
 ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd")
+"""What a run compares by default."""
+ALL_ARMS: tuple[Arm, ...] = (*ARMS, "raw_loopfm", "raw_loopfm_kd")
 
 
 class Windows(Strict):
@@ -61,6 +64,9 @@ class GateConfig(Strict):
 class VmSettings(Strict):
     """The VM of every vertical and what the arms add to it."""
 
+    recipe: RecipeName | None = Field(
+        default=None, description="a named set of the settings below; those given beside it replace the recipe's own"
+    )
     base: VmConfig = Field(default=VmConfig(), description="the VM of the arm base")
     loopfm_readers: list[ReaderConfig] = Field(
         default=[ReaderConfig(key="user"), ReaderConfig(key="item")], min_length=1
@@ -70,7 +76,7 @@ class VmSettings(Strict):
     kd_weights: list[Annotated[float, Field(ge=0)]] = Field(
         default=[], description="weights to try in these arms instead; the lowest validation NE wins, 0 is one of them"
     )
-    recipe: Arm = Field(default="loopfm_kd", description="the arm that a scheduled run trains")
+    scheduled_arm: Arm = Field(default="loopfm_kd", description="the arm that a scheduled run trains")
 
     @model_validator(mode="after")
     def _zero_is_tried(self) -> Self:
@@ -87,11 +93,14 @@ class VmSettings(Strict):
 
     def arm(self, arm: Arm) -> VmConfig:
         """Settings of one arm. The control keeps the readers of LoopFM with every FM-derived column removed."""
+        both = [*self.loopfm_readers, *self.raw_readers]
         readers = {
             "raw": self.raw_readers,
             "control": [r.model_copy(update={"tokens": "control"}) for r in self.loopfm_readers],
             "loopfm": self.loopfm_readers,
             "loopfm_kd": self.loopfm_readers,
+            "raw_loopfm": both,
+            "raw_loopfm_kd": both,
         }.get(arm, [])
         kd = self.kd_weight if arm in KD_ARMS else 0.0
         return self.base.model_copy(update={"readers": readers, "kd_weight": kd, "counters": arm == "counters"})
@@ -108,6 +117,11 @@ class ProjectConfig(Strict):
     gate: GateConfig = Field(default=GateConfig(), description="when a challenger replaces the champion")
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="when the scheduler runs what")
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_is_filled_in(cls, raw: Any) -> Any:
+        return with_recipe(raw)
 
     @model_validator(mode="after")
     def _readers_have_histories(self) -> Self:

@@ -30,6 +30,8 @@ ARM_LABELS: Mapping[str, str] = {
     "control": "+ control",
     "loopfm": "+ LoopFM",
     "loopfm_kd": "+ LoopFM + KD",
+    "raw_loopfm": "+ raw + LoopFM",
+    "raw_loopfm_kd": "+ raw + LoopFM + KD",
     FM_ARM: "FM itself",
     WORLD_VM: "bound: VM features",
     WORLD_STATE: "bound: visible state",

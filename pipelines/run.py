@@ -50,7 +50,7 @@ def run_loop(context: RunContext, windows: RunWindows, arms: list[Arm], seeds: i
     figures, gates = {}, {}
     for vertical in context.dataset.heads:
         figures[vertical] = compare_arms(context, vertical, trained, [windows.vm_train, windows.test])
-        if context.config.vm.recipe in arms:
+        if context.config.vm.scheduled_arm in arms:
             gates[vertical] = _gate(context, vertical)
     for space in spaces[1:]:
         context.spaces.close(space.space_id)

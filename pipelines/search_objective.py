@@ -72,7 +72,7 @@ class TrialTraining:
     @property
     def hand_set(self) -> VmConfig:
         """The vertical's recipe."""
-        return self.config.vm.arm(self.config.vm.recipe)
+        return self.config.vm.arm(self.config.vm.scheduled_arm)
 
     def __call__(self, config: dict[str, Any], trial_id: int) -> Outcome:
         """Train a configuration of the search."""
@@ -86,7 +86,7 @@ class TrialTraining:
         if finished is not None:
             return str(finished.info.run_id), self._logged(str(finished.info.run_id))
         pinned = PinnedRows(self.context.space(self.space_id), self.versions)
-        recipe = self.config.vm.recipe
+        recipe = self.config.vm.scheduled_arm
         tags = run_tags(self.context, self.vertical, recipe, self.seed, pinned, self.windows)
         with registry.run(name, idempotency, {**tags, PARENT_TAG: self.parent}) as run_id:
             result = fit(self.context, self.vertical, vm, pinned, self.windows, self.seed, None)

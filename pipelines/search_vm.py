@@ -96,7 +96,7 @@ def begin(
     idempotency = digest("search", STEP_VERSION, vertical, *chosen, context.store.identity("features"), *made_from)
     finished = context.registry.finished_run(idempotency)
     pinned = _pinned(context, space, idempotency, train_parts + validation_parts)
-    tags = run_tags(context, vertical, context.config.vm.recipe, plan.seed, pinned, windows)
+    tags = run_tags(context, vertical, context.config.vm.scheduled_arm, plan.seed, pinned, windows)
     name = f"search {vertical} {plan.method} seed {plan.seed}"
     parent = str(finished.info.run_id) if finished else context.registry.open_run(name, idempotency, tags | KIND)
     return TrialTraining(

@@ -68,7 +68,7 @@ def train_vm(
     """
     if max(train_parts) >= min(validation_parts):
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
-    recipe = context.config.vm.recipe
+    recipe = context.config.vm.scheduled_arm
     arm = arm or recipe
     config = context.config.vm.arm(arm)
     pinned = pin_rows(context, space, train_parts + validation_parts)

@@ -67,6 +67,17 @@ def test_the_best_epoch_is_kept(windows, trained):
     assert len(lines) == len(stopped.curve) < 8
 
 
+def test_calibration_shifts_every_logit_alike_until_chances_sum_to_the_labels(windows, trained):
+    calibrated = fit(windows, FM.model_copy(update={"calibrate": True}), seed=1)
+    before, after = (scores_of(result.artifact, windows[1]) for result in (trained, calibrated))
+    assert (after.weight * after.p).sum() == pytest.approx((after.weight * after.label).sum(), rel=1e-4)
+    assert abs(evaluate(before)["calibration"] - 1) > 0.002, "the world must leave something to mend"
+    logits = [np.log(scores.p / (1 - scores.p)) for scores in (before, after)]
+    np.testing.assert_allclose(logits[1] - logits[0], np.mean(logits[1] - logits[0]), atol=1e-4)
+    assert calibrated.metrics["calibration"] == pytest.approx(1, abs=1e-4)
+    assert calibrated.metrics["gauc"] == pytest.approx(trained.metrics["gauc"], abs=1e-9)
+
+
 def test_a_seed_repeats_and_another_differs(windows, trained):
     state = trained.artifact.model.state_dict()
     again, other = (fit(windows, seed=seed).artifact.model.state_dict() for seed in (1, 2))

@@ -67,6 +67,11 @@ def broken(path: str, value: Any) -> str:
             "vm.loopfm_readers: got key 'nobody'; allowed: a key of dataset.histories",
         ),
         ("vm.kd_weight", -1, "vm.kd_weight: Input should be greater than 0; got -1"),
+        (
+            "vm.recipe",
+            "best",
+            "vm.recipe: Input should be 'minimal', 'recommended' or 'everything'; got 'best'",
+        ),
     ],
 )
 def test_field_value_and_what_is_allowed_are_named(path: str, value: Any, said: str) -> None:
