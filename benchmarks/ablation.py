@@ -79,6 +79,8 @@ def _cells(vertical: str, arms: ArmScores, report: Report, output: Output) -> No
         report.add(f"{vertical}_{cell}_ne", arms.metric(cell, "ne"))
         if cell in EQUAL:
             add_equal_within(report, f"{vertical}_{cell}", arms.difference(cell, REFERENCE, level=0.90), EQUAL[cell])
+    points = [(place, arms.metric(cell, "ne")) for place, cell in enumerate(arms.by_arm)]
+    output.plot(f"ablation_{vertical}", ("", "NE"), {vertical: points}, list(arms.by_arm), joined=False)
     title = f"{vertical}, {seeds_note(arms.seeds)}"
     output.table(f"ablation_{vertical}", title, ["cell", "NE", "against the reference (95 %)", "AUC"], rows)
 

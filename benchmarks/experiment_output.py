@@ -18,6 +18,7 @@ from pipelines.config import home
 
 Settings = TypeVar("Settings", bound=Strict)
 Points = Sequence[tuple[float, float]]
+MANY_TICKS = 6
 METRICS = ("auc", "gauc", "iauc", "calibration")
 
 
@@ -41,6 +42,7 @@ class Output:
         ticks: Sequence[str] = (),
         *,
         log: bool = False,
+        joined: bool = True,
     ) -> None:
         """Write NAME.svg: one line of points a name.
 
@@ -50,6 +52,7 @@ class Output:
             lines: points of each line.
             ticks: names of the places 0, 1 .. on the x axis.
             log: the x axis is logarithmic.
+            joined: points of a line are joined.
         """
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure as Canvas
@@ -57,10 +60,11 @@ class Output:
         canvas = Canvas(figsize=(6.4, 3.6), layout="constrained")
         axes = canvas.add_subplot()
         for line, points in lines.items():
-            axes.plot(*zip(*points, strict=True), "o-", label=line, markersize=4)
+            axes.plot(*zip(*points, strict=True), "o-" if joined else "o", label=line, markersize=4)
         axes.set_xscale("log" if log else "linear")
         if ticks:
-            axes.set_xticks(range(len(ticks)), list(ticks))
+            turned = {"rotation": 40, "ha": "right"} if len(ticks) > MANY_TICKS else {}
+            axes.set_xticks(range(len(ticks)), list(ticks), **turned)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.grid(axis="y", alpha=0.3)

@@ -87,6 +87,8 @@ def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSe
 def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output, history_bytes: float) -> None:
     title = f"{name}, {seeds_note(arms.seeds)}; a stored history takes {history_bytes:,.0f} bytes"
     output.table(name, title, *arm_rows(arms, scored))
+    points = [(place, arms.metric(arm, "ne")) for place, arm in enumerate(arms.by_arm)]
+    output.plot(name, ("", "NE"), {name: points}, list(arms.by_arm), joined=False)
     if "raw_loopfm" in scored:
         parts = {
             "I_temporal": arms.gain("raw"),
