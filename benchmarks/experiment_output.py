@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores
 from benchmarks.experiment_scores import Scored
@@ -63,7 +63,7 @@ class Output:
             axes.plot(*zip(*points, strict=True), "o-" if joined else "o", label=line, markersize=4)
         axes.set_xscale("log" if log else "linear")
         if ticks:
-            turned = {"rotation": 40, "ha": "right"} if len(ticks) > MANY_TICKS else {}
+            turned: dict[str, Any] = {"rotation": 40, "ha": "right"} if len(ticks) > MANY_TICKS else {}
             axes.set_xticks(range(len(ticks)), list(ticks), **turned)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
