@@ -27,8 +27,8 @@ AGE_SCALE = 0.2
 COUNT_SCALE = 0.25
 # A decayed sum of a full history of 50 tokens stays near the scale of their mean.
 DECAYED_SCALE = 1 / 8
-_MASKED = -1e4
-_LAYER_NORM_EPSILON = 1e-5
+MASKED = -1e4
+LAYER_NORM_EPSILON = 1e-5
 
 
 class EncodedTokens(NamedTuple):
@@ -49,7 +49,7 @@ class InverseDeviation(torch.autograd.Function):
     def forward(ctx: Any, centred: Tensor) -> Tensor:
         """[.., D] -> [..]."""
         mean_square = torch.linalg.vector_norm(centred, dim=-1).square_() / centred.shape[-1]
-        scale = (mean_square + _LAYER_NORM_EPSILON).rsqrt_()
+        scale = (mean_square + LAYER_NORM_EPSILON).rsqrt_()
         ctx.save_for_backward(centred, scale)
         return scale
 
@@ -63,6 +63,11 @@ class InverseDeviation(torch.autograd.Function):
 def log_age(age_hours: Tensor) -> Tensor:
     """log(1 + age in minutes), scaled. Any shape."""
     return (age_hours * 60).clamp(min=0).log1p() * AGE_SCALE
+
+
+def count_feature(lengths: Tensor, dtype: torch.dtype) -> Tensor:
+    """log(1 + number of tokens), scaled. Any shape."""
+    return lengths.to(dtype).log1p() * COUNT_SCALE
 
 
 def position_columns(tokens: TokenBatch) -> list[Tensor]:
@@ -185,7 +190,7 @@ class AttentionReader(nn.Module):
         query = query.view(len(query), self.pooled, self.dim) / math.sqrt(self.dim)
         scores = torch.bmm(query, encoded.centred.transpose(1, 2)) * encoded.scale[:, None]
         scores = scores + self.age_slope[None, :, None] * log_age(tokens.age_hours)[:, None]
-        scores = scores.masked_fill(~tokens.mask[:, None], _MASKED)
+        scores = scores.masked_fill(~tokens.mask[:, None], MASKED)
         return scores.softmax(dim=-1) * tokens.mask[:, None]
 
 
@@ -231,7 +236,7 @@ class HistoryReader(nn.Module):
         tokens = join_tokens(gathered)
         encoded = self._encode(tokens, [batch.mask.shape[1] for batch in gathered])
         pooled = self._pool(encoded, tokens, query[rows])
-        count = lengths.to(pooled.dtype).log1p() * COUNT_SCALE
+        count = count_feature(lengths, pooled.dtype)
         read = torch.cat([pooled, count], dim=1) if self.boundary is None else self.boundary(pooled, count, tokens)
         return read.new_zeros(len(event_ts), self.width).index_copy(0, rows, read)
 

@@ -130,7 +130,10 @@ class VerticalModel(nn.Module):
     def output(self, batch: VmBatch) -> VmOutput:
         """Logit and hidden vector; the additive tower's last layer belongs to the latter."""
         fields = self.fields(batch)
-        reads = self.read(batch, fields) if self.readers else None
+        return self.output_of(fields, self.read(batch, fields) if self.readers else None)
+
+    def output_of(self, fields: VmFields, reads: Tensor | None) -> VmOutput:
+        """Like ``output``, of fields and reads [B, R] (None without readers) in hand."""
         if reads is not None and self.addition is None:
             fields = fields._replace(reads=reads)
         hidden = self.network.hidden(fields)

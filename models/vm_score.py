@@ -64,13 +64,14 @@ def predict_batch(
         artifact.check_space(key, table, alignment.source.space_id if alignment else None)
         columns = token_columns(needed, artifact.inputs, artifact.encoder, alignment)
         decoded[key] = decode_histories(table, np.zeros(table.num_rows, np.int64), columns, key[1])
-    batch = make_batch(_with_row_columns(rows), artifact.encoder, np.zeros(rows.num_rows, np.int64), decoded)
+    batch = make_batch(with_row_columns(rows), artifact.encoder, np.zeros(rows.num_rows, np.int64), decoded)
     starts = range(0, max(1, len(batch)), SCORE_BATCH)
     index = torch.arange(len(batch))
     return np.concatenate([_p(artifact, batch.take(index[start : start + SCORE_BATCH])) for start in starts])
 
 
-def _with_row_columns(rows: pa.Table) -> pa.Table:
+def with_row_columns(rows: pa.Table) -> pa.Table:
+    """Requests as rows of table ``features``: what only training and metrics read is null."""
     for name in ROW_COLUMNS:
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.int64()))
