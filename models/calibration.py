@@ -8,10 +8,14 @@ from models.metrics import Scores
 
 MAX_STEPS = 50
 TOLERANCE = 1e-9
+NOISE = 2.0
+"""A shift of fewer standard errors is left alone: a day's rate wanders by as much from one day to the next."""
 
 
 def logit_shift(scores: Scores) -> float:
-    """What to add to every logit so that sum(weight * p) = sum(weight * label); 0 where one class alone is there.
+    """What to add to every logit so that sum(weight * p) = sum(weight * label).
+
+    0 where the rows hold one class alone, or cannot tell the shift from their own noise (``NOISE`` standard errors).
 
     One parameter: it moves neither the order of rows nor AUC, gAUC and iAUC. Found by Newton's method on the log loss,
     which is convex in it; a step is at most 1, so that chances near 0 and 1 cannot throw it off.
@@ -20,7 +24,7 @@ def logit_shift(scores: Scores) -> float:
     if not 0 < wanted < float(np.sum(scores.weight)):
         return 0.0
     p = np.clip(scores.p, 1e-12, 1 - 1e-12)
-    logit, shift = np.log(p / (1 - p)), 0.0
+    logit, shift, slope = np.log(p / (1 - p)), 0.0, 0.0
     for _ in range(MAX_STEPS):
         p = 1 / (1 + np.exp(-(logit + shift)))
         slope = float(np.sum(scores.weight * p * (1 - p)))
@@ -28,4 +32,5 @@ def logit_shift(scores: Scores) -> float:
         shift += min(max(step, -1.0), 1.0)
         if abs(step) < TOLERANCE:
             break
-    return shift
+    error = float(np.sqrt(np.sum(scores.weight**2 * p * (1 - p)))) / max(slope, 1e-12)
+    return shift if abs(shift) > NOISE * error else 0.0

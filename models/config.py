@@ -297,7 +297,8 @@ class VmConfig(Strict):
         default="concat", description="additive: an empty history leaves the rest of the model as it is"
     )
     calibrate: bool = Field(
-        default=False, description="after training, shift the logit so that chances sum to the labels on validation"
+        default=False,
+        description="after training, shift the logit so that chances sum to the labels on validation, beyond noise",
     )
     train: TrainConfig = TrainConfig()
 

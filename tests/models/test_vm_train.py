@@ -67,15 +67,15 @@ def test_the_best_epoch_is_kept(windows, trained):
     assert len(lines) == len(stopped.curve) < 8
 
 
-def test_calibration_shifts_every_logit_alike_until_chances_sum_to_the_labels(windows, trained):
-    calibrated = fit(windows, FM.model_copy(update={"calibrate": True}), seed=1)
-    before, after = (scores_of(result.artifact, windows[1]) for result in (trained, calibrated))
-    assert (after.weight * after.p).sum() == pytest.approx((after.weight * after.label).sum(), rel=1e-4)
-    assert abs(evaluate(before)["calibration"] - 1) > 0.002, "the world must leave something to mend"
+def test_calibration_shifts_every_logit_alike_until_chances_sum_to_the_labels(windows):
+    off = FM.model_copy(update={"kd_weight": 20.0})
+    plain, calibrated = (fit(windows, off.model_copy(update={"calibrate": wanted}), seed=1) for wanted in (False, True))
+    before, after = (scores_of(result.artifact, windows[1]) for result in (plain, calibrated))
+    assert abs(plain.metrics["calibration"] - 1) > 0.05, "the teacher must pull far enough for something to mend"
+    assert calibrated.metrics["calibration"] == pytest.approx(1, abs=1e-4)
     logits = [np.log(scores.p / (1 - scores.p)) for scores in (before, after)]
     np.testing.assert_allclose(logits[1] - logits[0], np.mean(logits[1] - logits[0]), atol=1e-4)
-    assert calibrated.metrics["calibration"] == pytest.approx(1, abs=1e-4)
-    assert calibrated.metrics["gauc"] == pytest.approx(trained.metrics["gauc"], abs=1e-9)
+    assert calibrated.metrics["gauc"] == pytest.approx(plain.metrics["gauc"], abs=1e-9)
 
 
 def test_a_seed_repeats_and_another_differs(windows, trained):
