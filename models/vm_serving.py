@@ -29,8 +29,11 @@ from models.readers import (
     LAYER_NORM_EPSILON,
     MASKED,
     AttentionReader,
+    DecayedReader,
     EncodedTokens,
     HistoryReader,
+    MeanReader,
+    NewestReader,
     count_feature,
     log_age,
 )
@@ -39,6 +42,9 @@ from models.vm_data import NEVER, HistoryBatch, HistoryKey, TokenBatch, TokenPoo
 from models.vm_score import with_row_columns
 
 Ints = npt.NDArray[np.int64]
+
+PROJECTED = (MeanReader, NewestReader, DecayedReader, AttentionReader)
+"""Kinds of readers that need no projected token as a whole; others read every history anew."""
 
 
 class VmServer:
@@ -67,7 +73,7 @@ class VmServer:
         self.projected: dict[str, ProjectedHistories] = {}
         for name, reader in self.model.readers.items():
             keys = self.model.keys[name]
-            if len(keys) == 1 and isinstance(reader, HistoryReader):
+            if len(keys) == 1 and isinstance(reader, HistoryReader) and all(type(k) in PROJECTED for k in reader.kinds):
                 self.projected[name] = ProjectedHistories(reader, self.lookups[keys[0]].pool)
 
     def score(self, rows: pa.Table) -> Floats:

@@ -89,6 +89,25 @@ def test_unknown_keys_read_an_empty_history(world, tmp_path):
     )
 
 
+class LoudestReader(torch.nn.Module):
+    """A team's own reader: the token of the largest first value."""
+
+    pooled = 1
+
+    def forward(self, encoded, tokens, query):
+        loudness = encoded.centred[..., 0].masked_fill(~tokens.mask, -1e9)
+        return torch.nn.functional.one_hot(loudness.argmax(dim=1), loudness.shape[1]).float()[:, None]
+
+
+def test_a_reader_that_reads_whole_tokens_gets_them(world, tmp_path):
+    vm = artifact(world, tmp_path, [ReaderConfig(key="item", kinds=["mean"])])
+    vm.model.readers["fm_item"].kinds = torch.nn.ModuleList([LoudestReader()])
+    rows, histories = snapshot(world)
+    server = VmServer(vm, histories)
+    assert not server.projected
+    np.testing.assert_allclose(server.score(rows), predict_batch(vm, rows, histories), atol=2e-6)
+
+
 def test_what_a_server_needs_is_named(world, tmp_path):
     vm = artifact(world, tmp_path, READERS["all kinds"])
     rows, histories = snapshot(world)
