@@ -15,8 +15,11 @@ env: ## make or renew .venv and the cache of Delta's jars
 	$(if $(MISSING),$(error $(MISSING)))
 	@scripts/setup.sh
 
+demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
+demo demo-airflow: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
+
 demo: env ## run the whole loop on a generated world (about 3 minutes)
-	@LOOPFM_SPARK_MEMORY=$${LOOPFM_SPARK_MEMORY:-1g} $(BIN)/loopfm run conf/demo.yaml
+	@$(BIN)/loopfm run conf/demo.yaml
 
 demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it
 	@$(BIN)/python -m pipelines.orchestration demo

@@ -7,8 +7,11 @@ tables of a few thousand rows they cost ten times the work itself.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 MASTER_SETTING = "LOOPFM_SPARK_MASTER"
 MEMORY_SETTING = "LOOPFM_SPARK_MEMORY"
+JAVA_OPTIONS_SETTING = "LOOPFM_SPARK_JAVA_OPTIONS"
 SHIPPED_PACKAGES = ("feature_store", "models", "pipelines")
+_JVM_END_SECONDS = 2
 
 _LOG4J = """\
 rootLogger.level = warn
@@ -72,6 +77,9 @@ def spark_session(
         conf: settings on top of those made here.
         s3: tables or sources lie on an S3-compatible store.
 
+    LOOPFM_SPARK_JAVA_OPTIONS adds options of the driver's JVM. On partitions of a few thousand rows most of a step's
+    time is compilation: ``-XX:TieredStopAtLevel=1`` about halves it there, and slows large partitions down.
+
     Raises:
         JarsError: Delta's jars, or those of S3, are not cached and cannot be resolved.
         ContractError: Spark could not start; the message says what to look at.
@@ -89,6 +97,28 @@ def default_memory() -> str:
     """Driver heap by size of machine: small, since Python workers and trainers live beside it."""
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{int(max(1.0, min(8.0, gigabytes / 16)) * 1024)}m"
+
+
+def lost_jvm(error: BaseException) -> str | None:
+    """How this process's Spark JVM ended, where that is behind ``error``; None while it runs, or where there is none.
+
+    A call into a JVM that was killed fails in many ways (py4j's network errors, refused connections, end of file), and
+    later calls in yet others: the process itself is what tells.
+    """
+    from py4j.protocol import Py4JError, Py4JJavaError
+    from pyspark import SparkContext
+
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is None:
+        return None
+    if isinstance(error, Py4JError | OSError | EOFError) and not isinstance(error, Py4JJavaError):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the connection breaks before the process has ended
+            process.wait(_JVM_END_SECONDS)
+    status = process.poll()
+    if status is None:
+        return None
+    how = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
+    return f"Spark's JVM (process {process.pid}) ended with {how}"
 
 
 def _start(app: str, master: str, settings: dict[str, str], scratch: Path, local: bool) -> SparkSession:
@@ -150,6 +180,7 @@ def _driver_settings(scratch: Path, memory: str, local: bool) -> dict[str, str]:
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
     options = f"-Dlog4j2.configurationFile=file:{log4j} -Dderby.system.home={scratch} -XX:+UseParallelGC"
+    options = f"{options} {os.environ.get(JAVA_OPTIONS_SETTING, '')}".strip()
     settings = {
         "spark.driver.memory": memory,
         "spark.driver.extraJavaOptions": options,

@@ -11,7 +11,7 @@ from pipelines.config import load_config
 from pipelines.errors import StepError
 from pipelines.orchestration.airflow_api import AirflowApi
 from pipelines.orchestration.airflow_env import REPOSITORY, Site
-from pipelines.orchestration.follow import start_and_follow
+from pipelines.orchestration.follow import follow, start, start_and_follow
 from pipelines.orchestration.services import down, up
 
 CONF = REPOSITORY / "conf" / "demo.yaml"
@@ -48,12 +48,17 @@ def _runs(api: AirflowApi, path: Path) -> None:
     _run(api, f"{project}_backfill", {"first": first, "last": past, "space": "all"})
     _run(api, f"{project}_fm", {"part": last})
     _run(api, f"{project}_data", {}, partition_key=last)
-    for vertical in config.dataset.heads:
-        _run(api, f"{project}_vm_{vertical}", {"part": last, "compare": True})
+    dags = [f"{project}_vm_{vertical}" for vertical in config.dataset.heads]
+    started = {dag_id: start(api, dag_id, {"part": last, "compare": True}) for dag_id in dags}
+    for dag_id, run_id in started.items():
+        _require_success(api, dag_id, follow(api, dag_id, run_id))
 
 
 def _run(api: AirflowApi, dag_id: str, conf: dict[str, object], partition_key: str | None = None) -> None:
-    state = start_and_follow(api, dag_id, conf, partition_key)
+    _require_success(api, dag_id, start_and_follow(api, dag_id, conf, partition_key))
+
+
+def _require_success(api: AirflowApi, dag_id: str, state: str) -> None:
     if state != "success":
         raise StepError(f"{dag_id} ended as {state}; its page shows the failed task: {api.url}/dags/{dag_id}")
 

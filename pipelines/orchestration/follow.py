@@ -30,11 +30,22 @@ def start_and_follow(
     say: Callable[[str], None] = print,
 ) -> str:
     """Trigger a Dag, print each task's end, and return the run's state."""
+    return follow(api, dag_id, start(api, dag_id, conf, partition_key, say), say)
+
+
+def start(
+    api: AirflowApi,
+    dag_id: str,
+    conf: dict[str, Any],
+    partition_key: str | None = None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Trigger a Dag, which may still be unread or paused, and return the id of its run."""
     api.wait_for_dag(dag_id)
     api.unpause(dag_id)
     run_id = api.trigger(dag_id, conf, partition_key)
     say(f"{dag_id}: {api.url}/dags/{dag_id}/runs/{run_id}")
-    return follow(api, dag_id, run_id, say)
+    return run_id
 
 
 def follow(api: AirflowApi, dag_id: str, run_id: str, say: Callable[[str], None] = print) -> str:
