@@ -27,7 +27,9 @@ def data_dag(project: Project) -> DAG:
     """Wait, check, ingest, fm-inputs; per active space infer, segments and features; score; watch."""
     with project.dag("data", DOC, schedule=_timetable(project), params={"part": PART_PARAM}, **_range(project)) as dag:
         one = ("--from", "{part}", "--to", "{part}")
-        check = project.step("check", "Profile of the partition's source rows, and what would be set aside.", *one)
+        check = project.step(
+            "check", "Profile of the partition's source rows, and what would be set aside.", *one, "--record"
+        )
         ingest = project.step(
             "ingest", "Source rows to examples, labels and quarantine; late rows re-open their partition.",
             "--from", "{part}", "--reopened",

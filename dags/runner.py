@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from pipelines.orchestration.partition_key import closed_part, resolve_part
 
 MLFLOW_UI_SETTING = "LOOPFM_MLFLOW_URL"
 KNOWN_ERROR = re.compile(r"^loopfm \S+: (\w+): ")
-RETRIED = {"SupersededError", "CommitLockError", "FeatureStoreError", "MissingInputError"}
-"""Known errors that another try can cure: a newer attempt took over, a lock or a worker was lost, or an input
-is just being written again."""
+LAST_LINE = "what to do: "
+RETRIED = {
+    "SupersededError", "CommitLockError", "FeatureStoreError", "MissingInputError", "LostProcessError",
+    "FullDiskError", "TrainingProcessError", "UnexpectedError",
+}  # fmt: skip
+"""Known errors that another try can cure: a newer attempt took over, a lock or a process was lost, or an input is just
+being written again; and those that nobody foresaw."""
 PARENT_DEATH_SIGNAL = 1
 KEPT_LINES = 60
 
@@ -104,7 +108,7 @@ class VerbOperator(BaseOperator):
             target = Path(folder) / "facts.json"
             lines, status = self._run(command, self._environment(context, target))
             if status:
-                _raise(self.verb, status, lines)
+                _raise(status, lines, lambda reason: self._killed(context, reason, lines))
             self.facts = json.loads(target.read_text()) if target.exists() else {}
         if self.returns is None:
             return self.facts
@@ -127,9 +131,21 @@ class VerbOperator(BaseOperator):
         return [*shown, "--space", str(self.space)] if self.space is not None else shown
 
     def _environment(self, context: Any, facts: Path) -> dict[str, str]:
+        own = {FACTS_SETTING: str(facts), RUN_SETTING: self._run_id(context), "PYTHONUNBUFFERED": "1"}
+        return {**os.environ, **own}
+
+    def _killed(self, context: Any, reason: str, lines: list[str]) -> str:
+        from pipelines.context import RunContext
+        from pipelines.failures import killed, text_of
+
+        of = RunContext.load(self.conf, run_id=self._run_id(context))
+        named = re.findall(r"--(?:from|to|part|until) (\S+)", " ".join(self._arguments(context)))
+        error = killed(of, reason, list(dict.fromkeys(named)), lines[-1] if lines else "")
+        return f"loopfm {self.verb}: {text_of(error)}"
+
+    def _run_id(self, context: Any) -> str:
         ti = context["ti"]
-        run = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
-        return {**os.environ, FACTS_SETTING: str(facts), RUN_SETTING: run, "PYTHONUNBUFFERED": "1"}
+        return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
 
     def _run(self, command: list[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
         self.log.info("loopfm %s", " ".join(command[3:]))
@@ -162,19 +178,21 @@ def part_of(conf: str, context: Any, *, newest_closed: bool = False) -> str:
     return resolve_part(clock, getattr(run, "partition_key", None), params, context.get("logical_date"))
 
 
-def _raise(verb: str, status: int, lines: list[str]) -> None:
+def _raise(status: int, lines: list[str], killed: Callable[[str], str]) -> None:
     starts = [place for place, line in enumerate(lines) if KNOWN_ERROR.match(line)]
     if starts:
-        message = "\n".join(lines[starts[-1] :])
+        block = lines[starts[-1] :]
+        ends = [place for place, line in enumerate(block) if line.startswith(LAST_LINE)]
+        message = "\n".join(block[: ends[-1] + 1] if ends else block)
         found = KNOWN_ERROR.match(message)
         if found is not None and found[1] not in RETRIED:
             raise AirflowFailException(message)
         raise AirflowException(message)
     if status < 0:
-        reason = f"was ended by signal {-status} ({signal.Signals(-status).name})"
+        reason = f"its process was ended by signal {-status} ({signal.Signals(-status).name})"
     else:
-        reason = f"ended with status {status}"
-    raise AirflowException(f"loopfm {verb}: its process {reason}; the step starts again and writes the same rows")
+        reason = f"its process ended with status {status}"
+    raise AirflowException(killed(reason))
 
 
 def _die_with_parent() -> None:

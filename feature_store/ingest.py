@@ -35,6 +35,7 @@ from feature_store.ingest_rejects import (
     unreadable_rows,
 )
 from feature_store.schemas import LABELS, QUARANTINE, examples_schema, past_events_schema
+from feature_store.session import lost_jvm
 from feature_store.sources.expressions import lenient, part_column, resolve
 from feature_store.sources.past import judged_past_events
 from feature_store.sources.pipeline import JudgedSource, judged_rows
@@ -104,6 +105,8 @@ def skipping_broken_files(
     try:
         return work(frozenset())
     except (PySparkException, Py4JError) as error:
+        if lost_jvm(error) is not None:  # no file is to blame
+            raise
         source = dataset.source
         reads = [read for read in (source.read, source.past_events and source.past_events.read) if read]
         broken = frozenset[str]().union(*(find_broken_files(spark, r) for r in reads if r.format != "delta"))

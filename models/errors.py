@@ -21,3 +21,7 @@ class ArtifactError(ModelsError):
 
 class SpaceMismatchError(ModelsError):
     """A model of one space was given tokens of another."""
+
+
+class TrainingProcessError(ModelsError):
+    """A training process ended before it had a result; what it printed is in the message."""

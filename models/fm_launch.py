@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from models.config import FeatureSpec, FmConfig
-from models.errors import ModelsError
+from models.errors import TrainingProcessError
 from models.fm_data import FmRows
 from models.fm_train import FmTrainResult, train_fm
 from models.trainer import EpochRecord
@@ -72,7 +72,7 @@ def launch(
     """Train as ``folder`` asks in ``processes`` new processes on this machine.
 
     Raises:
-        ModelsError: the training failed; the message holds the end of what it printed.
+        TrainingProcessError: the training failed; the message holds the end of what it printed.
     """
     entry = ["-m", "models.fm_launch", str(folder), *(["--resume"] if resume else [])]
     runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
@@ -85,7 +85,7 @@ def launch(
                 progress(record)
             tail = [*tail[-30:], line] if record is None else tail
     if child.returncode:
-        raise ModelsError(f"FM training in {folder} ended with status {child.returncode}:\n{''.join(tail)}")
+        raise TrainingProcessError(f"FM training in {folder} ended with status {child.returncode}:\n{''.join(tail)}")
     return read_result(folder)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from pipelines import cli_align, cli_operate, cli_search
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ALL_ARMS, ARMS
-from pipelines.orchestration.facts import save_facts
+from pipelines.errors import LostProcessError, PipelineError, UnexpectedError
+from pipelines.failures import annotate, known_error, text_of
+from pipelines.orchestration.facts import run_id, save_facts
 
 EPILOG = """\
 Settings: LOOPFM_DATA root of data sets (default ../shared/data) · LOOPFM_HOME where tables, models and reports go
@@ -24,6 +28,13 @@ Options = Callable[[argparse.ArgumentParser], None]
 def _range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="first", metavar="PART", help="first partition or day (default: the data's)")
     parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day, included")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    _range(parser)
+    parser.add_argument(
+        "--record", action="store_true", help="enter a source that cannot be read in the ledger, as a failed ingest"
+    )
 
 
 def _required_range(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +137,7 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 
 VERBS: dict[str, tuple[Options, str]] = {
-    "check": (_range, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
+    "check": (_check, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
     "plan": (_range, "say what a run over a range would do, and why; writes nothing"),
     "run": (_run, "the whole loop over a range: ingest to report"),
     "status": (_nothing, "coverage: which partitions of which table are done, missing, stale or failed"),
@@ -175,10 +186,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; known errors end with their message and exit status 1, without a traceback."""
+    """Run one verb; errors end with their message, where, counts and what to do, and exit status 1."""
     from feature_store.errors import FeatureStoreError
     from models.errors import ModelsError
-    from pipelines.errors import PipelineError
     from search.errors import SearchError
 
     options = parser().parse_args(arguments)
@@ -187,10 +197,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         save_facts(handlers[options.verb](options))
-    except (PipelineError, FeatureStoreError, ModelsError, SearchError) as error:
-        print(f"loopfm {options.verb}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        known = known_error(error, options.verb, _named_parts(options))
+        if not isinstance(known, PipelineError | FeatureStoreError | ModelsError | SearchError):
+            traceback.print_exc()
+            known = UnexpectedError(f"{type(error).__name__}: {error}".splitlines()[0])
+        return _failed(options, known)
     return 0
+
+
+def _failed(options: argparse.Namespace, error: Exception) -> int:
+    """Say what failed, where, with which counts, and what to do: the last lines that this process prints."""
+    annotate(error, _named_parts(options), run_id())
+    if isinstance(error, LostProcessError):
+        logging.disable()  # py4j tells of every later call into the JVM that is gone
+    print(f"loopfm {options.verb}: {text_of(error)}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _named_parts(options: argparse.Namespace) -> list[str]:
+    named = [getattr(options, name, None) for name in ("first", "last", "part", "until")]
+    return list(dict.fromkeys(part for part in named if part))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,15 @@ def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
 def check(options: Namespace) -> None:
     """Profile of the source."""
     from feature_store.profile import profile
+    from pipelines.ingest import attempted_check
 
     context = context_of(options)
-    parts = parts_of(context, options) if options.first else None
-    print(profile(context.spark, context.dataset, parts))
+    if not options.first:
+        print(profile(context.spark, context.dataset, None))
+        return
+    parts = parts_of(context, options)
+    with attempted_check(context, parts, options.record):
+        print(profile(context.spark, context.dataset, parts))
 
 
 def plan(options: Namespace) -> None:

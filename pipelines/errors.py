@@ -17,3 +17,15 @@ class StepError(PipelineError):
 
 class GateError(PipelineError):
     """A promotion that the gate does not allow."""
+
+
+class LostProcessError(PipelineError):
+    """A process that the step needs was killed: nothing was written, and another try may do better."""
+
+
+class FullDiskError(PipelineError):
+    """No space is left where tables or scratch files lie."""
+
+
+class UnexpectedError(PipelineError):
+    """An error that no rule foresaw; its traceback stands above the message."""

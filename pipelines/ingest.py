@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from feature_store.errors import BadDataError, ContractError
 from feature_store.ingest import ingest_frames
 from pipelines.context import RunContext
-from pipelines.step import TableStep, write_table
+from pipelines.failures import explained
+from pipelines.step import TableStep, attempted, begin, commit, write_table
 
 
 def _definition(context: RunContext) -> Sequence[Any]:
@@ -29,13 +32,16 @@ def ingest(context: RunContext, parts: list[str]) -> None:
     Raises:
         BadDataError: a column changed its type, or more rows were rejected than ``checks.max_reject_share``.
     """
-    frames = ingest_frames(context.spark, context.dataset, parts)
-    try:
-        write_table(context, QUARANTINE, {}, parts, {}, lambda: frames.quarantine)
-        write_table(context, LABELS, {}, parts, {}, lambda: frames.labels)
-        write_table(context, EXAMPLES, {}, parts, {}, lambda: frames.examples, frames.rejected)
-    finally:
-        frames.release()
+    steps = (QUARANTINE, LABELS, EXAMPLES)
+    quarantine, labels, examples = attempts = [begin(context, step, {}, parts, {}) for step in steps]
+    with attempted(context, *attempts):
+        frames = ingest_frames(context.spark, context.dataset, parts)
+        try:
+            commit(context, quarantine, lambda: frames.quarantine)
+            commit(context, labels, lambda: frames.labels)
+            commit(context, examples, lambda: frames.examples, frames.rejected)
+        finally:
+            frames.release()
     if context.dataset.source.past_events is not None:
         _ingest_past_events(context, parts)
 
@@ -48,6 +54,30 @@ def _ingest_past_events(context: RunContext, parts: list[str]) -> None:
     done = context.store.ledger.coverage("past_events", {})
     missing = [part for part in wanted if part not in done or done[part].state != "done"]
     span = clock.between(min([*missing, *parts]), parts[-1])
-    past = ingest_frames(context.spark, context.dataset, span).past_events
-    assert past is not None
-    write_table(context, PAST_EVENTS, {}, span, {}, lambda: past)
+
+    def build() -> Any:
+        return ingest_frames(context.spark, context.dataset, span).past_events
+
+    write_table(context, PAST_EVENTS, {}, span, {}, build)
+
+
+@contextmanager
+def attempted_check(context: RunContext, parts: list[str], record: bool) -> Iterator[None]:
+    """Errors of a look at the source say where it was.
+
+    Args:
+        context: the project.
+        parts: contiguous partitions that are looked at.
+        record: enter a bad source as a failed ingest of those partitions that are not done; done ones stay so.
+    """
+    try:
+        with explained(context, "check", parts, EXAMPLES.table, {}, {}):
+            yield
+    except (BadDataError, ContractError) as error:
+        done = {part for part, entry in context.store.ledger.coverage(EXAMPLES.table, {}).items() if entry.done}
+        for part in parts if record else []:
+            if part not in done:
+                for step in (LABELS, EXAMPLES):
+                    attempt = begin(context, step, {}, [part], {})
+                    context.store.fail(attempt, f"check: {type(error).__name__}: {error}"[:2000])
+        raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feature_store.commits import Pin, StepInfo
+from feature_store.commits import Attempt, Pin, StepInfo
+from feature_store.errors import FeatureStoreError
 from pipelines.context import RunContext
 from pipelines.digest import digest
+from pipelines.failures import explained
 from pipelines.progress import timed
 
 if TYPE_CHECKING:
@@ -86,18 +89,47 @@ def write_table(
     parts: list[str],
     versions: Mapping[str, int],
     build: Callable[[], DataFrame],
-    rejected: dict[str, int] | None = None,
 ) -> int:
     """Run one commit of ``step`` over contiguous ``parts``; the ledger says running, then done or failed.
 
     Returns:
         The Delta version written.
     """
+    attempt = begin(context, step, scope, parts, versions)
+    with attempted(context, attempt):
+        return commit(context, attempt, build)
+
+
+def begin(context: RunContext, step: TableStep, scope: Scope, parts: list[str], versions: Mapping[str, int]) -> Attempt:
+    """Begin an attempt of ``step`` at contiguous ``parts``; ``attempted`` must follow, which ends it."""
+    return context.store.begin(step.table, scope, parts, step.info(context), dict(versions))
+
+
+def commit(
+    context: RunContext, attempt: Attempt, build: Callable[[], DataFrame], rejected: dict[str, int] | None = None
+) -> int:
+    """Build one frame and commit it; returns the Delta version written."""
+    parts = attempt.parts
     where = f"{parts[0]} .. {parts[-1]}" if len(parts) > 1 else parts[0]
-    attempt = context.store.begin(step.table, scope, parts, step.info(context), dict(versions))
+    with timed(context.progress, f"{attempt.step.name}: {attempt.table} {''.join(attempt.scope.values())} {where}"):
+        return context.store.commit(attempt, build(), rejected)
+
+
+@contextmanager
+def attempted(context: RunContext, *attempts: Attempt) -> Iterator[None]:
+    """Attempts that belong together: an error of the body ends in the ledger, with its reason, and says where it was.
+
+    What was read before any commit is part of the attempt: a bad source shows as failed, not as missing.
+    """
+    last = attempts[-1]
     try:
-        with timed(context.progress, f"{step.name}: {step.table} {''.join(scope.values())} {where}"):
-            return context.store.commit(attempt, build(), rejected)
+        with explained(context, last.step.name, last.parts, last.table, last.scope, last.reads):
+            yield
     except Exception as error:
-        context.store.fail(attempt, f"{type(error).__name__}: {error}"[:2000])
+        try:
+            for attempt in attempts:
+                if context.store.ledger.version_of(attempt.token) is None:
+                    context.store.fail(attempt, f"{type(error).__name__}: {error}"[:2000])
+        except (FeatureStoreError, OSError) as silent:  # such as on a full disk
+            error.add_note(f"the ledger could not be told: {silent}")
         raise

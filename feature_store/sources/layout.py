@@ -86,9 +86,10 @@ def common_columns(layouts: list[FileLayout], expected: dict[str, str] | None, t
                     f"{path}: column {column} is missing; expected {kind}; got columns {sorted(layout.columns)}"
                 )
             if typed and got != kind:
+                changed = sum(other.columns.get(column, kind) != kind for other in readable)
                 raise BadDataError(
-                    f"{path}: column {column} has another type: expected {kind}, got {got}; correct the file, "
-                    "or source.expected_columns if the change is wanted"
+                    f"{path}: column {column} has another type: expected {kind}, got {got}, in {changed} of "
+                    f"{len(readable)} files; correct the file, or source.expected_columns if the change is wanted"
                 )
     return columns
 

@@ -27,20 +27,20 @@ def test_a_known_error_is_final_and_names_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["BadDataError", "StepError", "GateError", "ConfigError", "ModelConfigError"])
 def test_bad_data_settings_and_verdicts_are_not_tried_again(name: str) -> None:
     with pytest.raises(AirflowFailException, match="second line"):
-        _raise("ingest", 1, ["[1.0 s] ingest ...", f"loopfm ingest: {name}: first line", "second line"])
+        _raise(1, ["[1.0 s] ingest ...", f"loopfm ingest: {name}: first line", "second line"], str)
 
 
-@pytest.mark.parametrize("name", ["SupersededError", "FeatureStoreError", "MissingInputError"])
+@pytest.mark.parametrize("name", ["SupersededError", "FeatureStoreError", "MissingInputError", "LostProcessError"])
 def test_a_newer_attempt_a_lost_worker_or_an_input_being_written_is_tried_again(name: str) -> None:
     with pytest.raises(AirflowException) as found:
-        _raise("ingest", 1, [f"loopfm ingest: {name}: text"])
+        _raise(1, [f"loopfm ingest: {name}: text"], str)
     assert not isinstance(found.value, AirflowFailException)
 
 
 @pytest.mark.parametrize(("status", "text"), [(-9, r"signal 9 \(SIGKILL\)"), (1, "status 1"), (137, "status 137")])
 def test_a_lost_process_is_tried_again(status: int, text: str) -> None:
     with pytest.raises(AirflowException, match=text) as found:
-        _raise("infer", status, ["Traceback ...", "Py4JNetworkError: Answer from Java side is empty"])
+        _raise(status, ["Traceback ...", "Py4JNetworkError: Answer from Java side is empty"], str)
     assert not isinstance(found.value, AirflowFailException)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_artifact
-from models.errors import ModelsError
+from models.errors import TrainingProcessError
 from models.fm_launch import launch, write_request
 from models.fm_train import FM_KIND, train_fm
 from tests.models.fm_world import CONFIG, HEADS, SPECS, window
@@ -28,5 +28,7 @@ def test_two_processes_train_as_one_on_the_same_global_batches(tmp_path):
 
 def test_a_training_that_fails_shows_why(tmp_path):
     write_request(tmp_path, TWO_EPOCHS.model_copy(update={"captures": ["mlp.9"]}), SPECS, HEADS, TRAIN, VALIDATION)
-    with pytest.raises(ModelsError, match=r"ended with status 1:[\s\S]*allowed: \['input', 'mlp.0', 'mlp.1'\]"):
+    with pytest.raises(
+        TrainingProcessError, match=r"ended with status 1:[\s\S]*allowed: \['input', 'mlp.0', 'mlp.1'\]"
+    ):
         launch(tmp_path)
