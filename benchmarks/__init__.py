@@ -1,0 +1,3 @@
+"""Benchmarks: ``python -m benchmarks.NAME [--conf FILE] [--json FILE]``."""
+
+import models as models  # before torch: how its threads wait

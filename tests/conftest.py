@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import models as models  # before torch: how its threads wait
 from feature_store.config import DatasetConfig
 from feature_store.session import JAVA_OPTIONS_SETTING, spark_session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.verb == "down":
             down(site)
         elif options.verb == "demo":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that Airflow ends too
             demo(site)
         else:
             command = [sys.executable, "-m", "airflow", *options.arguments]
