@@ -2,6 +2,6 @@
 
 import os
 
-# The threads of torch's OpenMP spin while they wait for each other. Beside any other busy process on the same cores that
-# makes small training steps 10 to 80 times slower (docs/decisions.md); read when torch is first imported.
+# The threads of torch spin while they wait for each other. Beside any other busy process on the same cores that makes
+# small training steps 10 to 80 times slower (docs/decisions.md). Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
