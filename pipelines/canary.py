@@ -15,6 +15,7 @@ from pipelines.canary_feed import ShiftedFeed, ShuffledFeed
 from pipelines.canary_fm import late_cutoff_gain
 from pipelines.config import Arm, ProjectConfig
 from pipelines.context import RunContext
+from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.evaluate import ALL_KNOWN
 from pipelines.interference import changed_rows
@@ -29,6 +30,7 @@ from pipelines.write_range import write_sources, write_space
 MIN_POWER = 0.02
 MAX_SHUFFLED_GAIN = 0.001
 LEAK = "leaked_label"
+CANARY_KIND, POWER = "canary", "power_"
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,20 @@ def canary(context: RunContext, windows: RunWindows) -> CanaryResult:
     with timed(context.progress, "canary: histories of other keys"):
         shuffled = shuffled_gain(honest, space, windows, vertical)
     result = CanaryResult(changed, power, shuffled, context.dataset.source.world is not None)
+    record(context, result, windows)
     if result.problems:
         raise StepError("; ".join(result.problems))
     return result
+
+
+def record(context: RunContext, result: CanaryResult, windows: RunWindows) -> None:
+    """Log what the proofs found to a run of the project, where reports find the newest."""
+    power = {f"{POWER}{name.replace(' ', '_')}": gain for name, gain in result.power.items()}
+    found = {"shuffled_gain": result.shuffled_gain, "changed_rows": float(sum(result.changed.values()))}
+    tags = {"loopfm.kind": CANARY_KIND, "loopfm.commit": context.commit}
+    idempotency = digest("canary", context.config, vars(windows), context.commit)
+    with context.registry.run("canary", idempotency, tags) as run_id:
+        context.registry.log(run_id, {"problems": len(result.problems)}, power | found)
 
 
 def scratch(context: RunContext, name: str, config: ProjectConfig) -> RunContext:

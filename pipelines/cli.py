@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pipelines import cli_align, cli_operate, cli_search
+from pipelines import cli_align, cli_operate, cli_search, cli_value
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ALL_ARMS, ARMS
@@ -18,7 +18,8 @@ from pipelines.orchestration.facts import run_id, save_facts
 
 EPILOG = """\
 Settings: LOOPFM_DATA root of data sets (default ../shared/data) · LOOPFM_HOME where tables, models and reports go
-(default .loopfm) · MLFLOW_TRACKING_URI · LOOPFM_SPARK_MASTER · LOOPFM_SPARK_MEMORY.
+(default .loopfm) · MLFLOW_TRACKING_URI · LOOPFM_SPARK_MASTER · LOOPFM_SPARK_MEMORY ·
+LOOPFM_SPARK_JAVA_OPTIONS.
 Partitions are the UTC start of a partition (2023-05-25T13); a whole day (2023-05-25) stands for all of its partitions.
 """
 
@@ -164,6 +165,7 @@ VERBS: dict[str, tuple[Options, str]] = {
     "close-spaces": (cli_operate.close_options, "close spaces that no champion, rollback or challenger names"),
     "search": (cli_search.search_options, "search a better VM; register the winner as challenger"),
     "align": (cli_align.align_options, "fit a map from one space's vectors to another's on examples that both hold"),
+    "value": (cli_value.value_options, "what the FM is worth, where the rest is lost, costs, leaks and lag"),
     "maintain": (_nothing, "compact closed partitions, expire closed spaces, remove files that nobody needs"),
 }
 
@@ -193,7 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parser().parse_args(arguments)
     handlers = (
-        HANDLERS | STEP_HANDLERS | cli_operate.OPERATE_HANDLERS | cli_search.SEARCH_HANDLERS | cli_align.ALIGN_HANDLERS
+        HANDLERS
+        | STEP_HANDLERS
+        | cli_operate.OPERATE_HANDLERS
+        | cli_search.SEARCH_HANDLERS
+        | cli_align.ALIGN_HANDLERS
+        | cli_value.VALUE_HANDLERS
     )
     try:
         save_facts(handlers[options.verb](options))

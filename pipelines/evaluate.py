@@ -23,6 +23,7 @@ from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
 from pipelines.report_data import COVERAGE, PART_SLICE, calibration_figures
 from pipelines.scoring import feature_rows, fm_scores, score_parts
 from pipelines.train_vm import TrainedVm, load_trained
+from pipelines.value_figures import BOTH_ARM, CODE_ARM, age_slices, code_scores, lost_figures
 from pipelines.world_bounds import bound_scores
 
 ALL_KNOWN = int(np.iinfo(np.int64).max)
@@ -61,7 +62,15 @@ def compare_arms(
     with timed(context.progress, f"evaluate: {vertical} on {len(parts)} partitions"):
         arms = _arm_scores(context, vertical, own, spaces, parts)
         slices = _slices(context, vertical, spaces[own[0].seed], train_parts, parts)
-        figures = list(Comparison(arms, slices, context.config.gate.bootstrap).figures())
+        ages: dict[str, np.ndarray] = {}
+        if BOTH_ARM in arms:
+            arms[CODE_ARM] = [
+                code_scores(context, vertical, spaces[seed], (train_parts, parts), like)
+                for seed, like in zip(sorted(spaces), arms[FM_ARM], strict=True)
+            ]
+            ages = age_slices(context, vertical, spaces[own[0].seed], parts, _keys_read(context))
+        figures = list(Comparison(arms, slices | ages, context.config.gate.bootstrap).figures())
+        figures += lost_figures(arms, ages)
         figures += _curves(context, arms)
         runs = {(str(vm.arm), vm.seed): vm.run_id for vm in own}
         versions = {(str(vm.arm), vm.seed): vm.version for vm in own if vm.version is not None}
@@ -115,6 +124,11 @@ def _arm_scores(
         fm_scores(context, vertical, spaces[seed], parts, like) for seed, like in zip(seeds, first, strict=False)
     ]
     return arms | bound_scores(context, vertical, first[0])
+
+
+def _keys_read(context: RunContext) -> list[str]:
+    """History keys of the LoopFM arm."""
+    return list(dict.fromkeys(key for reader in context.config.vm.loopfm_readers for key in reader.keys))
 
 
 def _slices(

@@ -14,6 +14,8 @@ from models.metrics import Scores, evaluate, transfer_ratio
 
 ALL_ROWS = "all"
 FM_ARM = "fm"
+VERSUS = {"raw_loopfm": ("raw", "loopfm")}
+"""Further arms that an arm is compared with: what each kind of tokens adds to the other (method section 1)."""
 BASELINES = {"base": "tr", "counters": "tr_from_counters", "control": "tr_from_control"}
 MIN_SLICE_POSITIVES = 20
 
@@ -56,7 +58,7 @@ class Comparison:
             yield from self._slice(name, members)
 
     def _differences(self, arm: str, scores: Sequence[Scores]) -> Iterator[Figure]:
-        for other in ("base", "control"):
+        for other in ("base", "control", *VERSUS.get(arm, ())):
             if other in self.arms and arm != other:
                 for metric in ("ne", "gauc"):
                     difference = self._paired(metric, scores, self.arms[other])

@@ -54,7 +54,7 @@ def ne_by_arm(vertical: VerticalReport) -> str | None:
     if not found:
         return None
     arms = list(found)
-    with _axes(f"ne-{vertical.name}", height=0.34 * len(arms) + 1.0) as (axes, svg):
+    with canvas(f"ne-{vertical.name}", height=0.34 * len(arms) + 1.0) as (axes, svg):
         for place, arm in enumerate(arms):
             low, high = _interval(vertical, arm, found[arm])
             colour = COLOURS.get(arm, "#888888")
@@ -72,7 +72,7 @@ def calibration_curve(vertical: VerticalReport) -> str | None:
     bins = vertical.slices(BIN_SLICE)
     if not bins:
         return None
-    with _axes(f"calibration-{vertical.name}", height=3.6) as (axes, svg):
+    with canvas(f"calibration-{vertical.name}", height=3.6) as (axes, svg):
         axes.axline((0, 0), slope=1, color=INK, linewidth=0.8, linestyle=":")
         for arm in (arm for arm in LINES if arm in vertical.arms):
             predicted = [vertical.value(arm, "predicted", name) for name in bins]
@@ -112,7 +112,7 @@ def _by_part(
     parts = vertical.slices(PART_SLICE)
     if len(parts) < 2 or not lines:
         return None
-    with _axes(f"{name}-{vertical.name}", height=3.2) as (axes, svg):
+    with canvas(f"{name}-{vertical.name}", height=3.2) as (axes, svg):
         for line in lines:
             values = [_first(vertical.value(arm, line.metric, part) for arm in line.arms) for part in parts]
             _draw(axes, line.label, line.colour, _known(range(len(parts)), values))
@@ -125,7 +125,7 @@ def _by_part(
 
 
 @contextmanager
-def _axes(name: str, height: float) -> Iterator[tuple[Axes, list[str]]]:
+def canvas(name: str, height: float) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; on leaving, the second element holds the SVG. ``name`` makes the ids in it unique on a page."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -33,6 +33,7 @@ ARM_LABELS: Mapping[str, str] = {
     "raw_loopfm": "+ raw + LoopFM",
     "raw_loopfm_kd": "+ raw + LoopFM + KD",
     FM_ARM: "FM itself",
+    "fm_code": "FM, read from its codes",
     WORLD_VM: "bound: VM features",
     WORLD_STATE: "bound: visible state",
     WORLD_P: "bound: true p",

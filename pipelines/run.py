@@ -28,10 +28,13 @@ class LoopResult:
     gates: dict[str, str]
 
 
-def run_loop(context: RunContext, windows: RunWindows, arms: list[Arm], seeds: int) -> LoopResult:
+def run_loop(
+    context: RunContext, windows: RunWindows, arms: list[Arm], seeds: int, register: bool = True
+) -> LoopResult:
     """Source rows to evaluated arms: every seed trains its own FM and VMs; seed 0's recipe goes through the gate.
 
     Each step writes only the range that is missing or stale, so that a run that was cut off goes on where it stopped.
+    Without ``register`` nothing is registered and no gate asked.
     """
     write_sources(context, windows.parts, windows.vm)
     spaces, trained = [], []
@@ -44,13 +47,13 @@ def run_loop(context: RunContext, windows: RunWindows, arms: list[Arm], seeds: i
                 trained.append(
                     train_vm(
                         context, vertical, space, windows.vm_train, windows.vm_validation,
-                        arm=arm, seed=seed, register=seed == 0,
+                        arm=arm, seed=seed, register=register and seed == 0,
                     )
                 )  # fmt: skip
     figures, gates = {}, {}
     for vertical in context.dataset.heads:
         figures[vertical] = compare_arms(context, vertical, trained, [windows.vm_train, windows.test])
-        if context.config.vm.scheduled_arm in arms:
+        if register and context.config.vm.scheduled_arm in arms:
             gates[vertical] = _gate(context, vertical)
     for space in spaces[1:]:
         context.spaces.close(space.space_id)
