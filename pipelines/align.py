@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +24,14 @@ from models.alignment import (
 from models.codec import Codes
 from models.drift import centroid_shift, linear_cka, mean_cosine, neighbour_overlap
 from models.errors import SpaceMismatchError
+from pipelines.align_choice import NE, Quality, add_vm_ne, best_kind
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.progress import timed
 from pipelines.vectors import packed_codes, vectors
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 ALIGNMENT_ARTIFACTS, ALIGNMENT_FILE = "alignment", "alignment.pt"
 HELD_OUT = 0.2
 FIT_ROWS, DRIFT_ROWS = 200_000, 2_000
@@ -40,25 +42,31 @@ class FittedAlignment:
     """The chosen map, the quality of every kind on held-out examples, how far the spaces lie apart, and the run."""
 
     alignment: Alignment
-    quality: dict[MapKind, dict[str, float]]
+    quality: Quality
     drift: dict[str, float]
     run_id: str
 
 
 @dataclass(frozen=True)
 class SharedExamples:
-    """Packed vectors of the same N examples in both spaces [N, bytes], oldest first, and the newest event_ts (ms)."""
+    """Packed vectors of the same N examples in both spaces [N, bytes], oldest first.
+
+    ``newest`` and ``held_out_from``: event_ts (ms) of the last example and of the first that no map is fitted on.
+    """
 
     a: Codes
     b: Codes
     newest: int
+    held_out_from: int
 
 
 def align(context: RunContext, source: SpaceRecord, target: SpaceRecord, parts: list[str]) -> FittedAlignment:
     """Fit every kind of map on the older shared examples of ``parts``, keep the best on the newest fifth, log all.
 
-    The same fit again returns the first one's map. Histories of ``source`` may then be read by VMs of ``target``, for
-    rows after the examples used here.
+    Where the source holds features of held-out rows and a VM of the target is registered, the map of the lowest VM NE
+    is kept, and reconstruction decides among equals; elsewhere reconstruction alone does. The same fit again returns
+    the first one's map. Histories of ``source`` may then be read by VMs of ``target``, for rows after the examples
+    used here.
 
     Raises:
         StepError: the spaces have other heads, or too few examples in common.
@@ -86,8 +94,10 @@ def align(context: RunContext, source: SpaceRecord, target: SpaceRecord, parts: 
     }
     with context.registry.run(f"align {source.space_id} to {target.space_id}", idempotency, tags) as run_id:
         with timed(context.progress, f"align: {source.space_id} to {target.space_id}, {len(shared.a)} examples"):
-            best, quality = fit_best(shared, source, target)
-        fitted = FittedAlignment(best, quality, drift_figures(shared, source, target), run_id)
+            maps = fit_kinds(shared, source, target)
+            found = reconstructions(maps, shared)
+            quality = add_vm_ne(context, maps, found, (source, target), parts, shared.held_out_from)
+        fitted = FittedAlignment(maps[best_kind(quality)], quality, drift_figures(shared, source, target), run_id)
         _record(context, fitted, len(shared.a))
     return fitted
 
@@ -139,17 +149,21 @@ def shared_examples(context: RunContext, source: SpaceRecord, target: SpaceRecor
         packed_codes(table.take(pa.array(place[order])), space)
         for table, place, space in ((rows[0], left, source), (rows[1], right, target))
     )
-    return SharedExamples(a, b, int(event_ts[order[-1]]))
+    first_held_out = int(len(order) * (1 - HELD_OUT))
+    return SharedExamples(a, b, int(event_ts[order[-1]]), int(event_ts[order[first_held_out]]))
 
 
-def fit_best(
-    shared: SharedExamples, source: SpaceRecord, target: SpaceRecord
-) -> tuple[Alignment, dict[MapKind, dict[str, float]]]:
+def fit_best(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> tuple[Alignment, Quality]:
     """Every kind fitted on the older examples; the one of the highest ``r2`` on the newest fifth, and all qualities."""
-    fitted, border = fit_kinds(shared, source, target), _border(shared)
-    quality = {kind: reconstruction(made, shared.a[border:], shared.b[border:]) for kind, made in fitted.items()}
-    best = max(KINDS, key=lambda kind: quality[kind]["r2"])
-    return fitted[best], quality
+    fitted = fit_kinds(shared, source, target)
+    quality = reconstructions(fitted, shared)
+    return fitted[best_kind(quality)], quality
+
+
+def reconstructions(fitted: Mapping[MapKind, Alignment], shared: SharedExamples) -> Quality:
+    """Quality of each map on the newest fifth of the examples."""
+    border = _border(shared)
+    return {kind: reconstruction(made, shared.a[border:], shared.b[border:]) for kind, made in fitted.items()}
 
 
 def fit_kinds(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[MapKind, Alignment]:
@@ -192,9 +206,10 @@ def _record(context: RunContext, fitted: FittedAlignment, rows: int) -> None:
     context.registry.log(fitted.run_id, chosen, metrics | {f"drift_{k}": v for k, v in fitted.drift.items()})
 
 
-def _logged(metrics: dict[str, float]) -> dict[MapKind, dict[str, float]]:
+def _logged(metrics: dict[str, float]) -> Quality:
     return {
-        kind: {name: metrics[f"{kind}_{name}"] for name in QUALITY if f"{kind}_{name}" in metrics} for kind in KINDS
+        kind: {name: metrics[f"{kind}_{name}"] for name in (*QUALITY, NE) if f"{kind}_{name}" in metrics}
+        for kind in KINDS
     }
 
 

@@ -14,6 +14,7 @@ from models.alignment import KINDS, Alignment, SpaceCodes, fit_map, save_alignme
 from models.codec import pack
 from models.errors import SpaceMismatchError
 from pipelines.align import ALIGNMENT_ARTIFACTS, ALIGNMENT_FILE, SharedExamples, drift_figures, find_alignment, fit_best
+from pipelines.align_choice import NE, best_kind
 from pipelines.context import RunContext
 from pipelines.fm_chain import fm_chain
 from tests.pipelines import loop_world
@@ -89,7 +90,7 @@ def test_the_newest_map_that_was_fitted_before_the_rows_serves_them(context: Run
 def shared(turn: np.ndarray, rows: int = 1500) -> SharedExamples:
     z = np.tanh(np.random.default_rng(3).normal(size=(rows, DIM)))
     a, b = (pack(values.astype(np.float32), 8) for values in (z, (z @ turn.T).clip(-1, 1)))
-    return SharedExamples(a, b, 123)
+    return SharedExamples(a, b, 123, 100)
 
 
 def spaces() -> tuple[SpaceRecord, SpaceRecord]:
@@ -115,3 +116,14 @@ def test_drift_of_a_turned_space_is_seen_by_values_and_not_by_neighbours() -> No
     assert figures["mean_cosine"] < 0.9
     wider = replace(spaces()[1], dim=2 * DIM, bits=4)
     assert set(drift_figures(shared(turn), spaces()[0], wider)) == {"linear_cka", "neighbour_overlap"}
+
+
+def test_vm_ne_chooses_a_map_and_reconstruction_decides_among_equals() -> None:
+    r2 = {"orthogonal": 0.7, "linear": 0.8, "mlp": 0.9}
+    plain = {kind: {"r2": value} for kind, value in r2.items()}
+    assert best_kind(plain) == "mlp"
+    tied = {kind: {"r2": r2[kind], NE: ne} for kind, ne in zip(r2, (0.8, 0.8004, 0.81), strict=True)}
+    assert best_kind(tied) == "linear"
+    apart = {kind: {**own, NE: own[NE] - 0.01 * (kind == "orthogonal")} for kind, own in tied.items()}
+    assert best_kind(apart) == "orthogonal"
+    assert best_kind({**apart, "mlp": {"r2": 0.9}}) == "mlp", "one NE is missing: reconstruction alone"
