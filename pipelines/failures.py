@@ -81,6 +81,8 @@ def explained(
 
 def known_error(error: Exception, step: str, parts: Sequence[str]) -> Exception:
     """The error of the tree that stands for a lost process or a full disk; any other error as it is."""
+    if isinstance(error, LostProcessError | FullDiskError):
+        return error
     lost = lost_jvm(error)
     if lost is not None:
         return LostProcessError(f"{step} of {span(parts)}: {lost}; this attempt wrote nothing that is read")

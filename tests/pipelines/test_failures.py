@@ -84,6 +84,7 @@ def test_a_full_disk_is_a_typed_error_that_keeps_the_original(tmp_path: Path, er
     with pytest.raises(FullDiskError, match=f"infer of {PART}: no space is left") as found, step:
         raise error
     assert found.value.__cause__ is error
+    assert known_error(found.value, "infer", []) is found.value
     assert "free space there" in text_of(found.value).splitlines()[-1]
 
 
