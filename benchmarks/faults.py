@@ -1,0 +1,76 @@
+"""One seeded run with many kills at random instants: does it end in the tables of an undisturbed run?
+
+``loopfm run`` over a tiny generated world is killed (kill -9) again and again at random instants: its own process, its
+Spark JVM or a Python worker of Spark, as drawn; each time the same command is started at once, beside whatever the
+killed one left behind. Afterwards it runs to its end once. Figures: ``kills`` and how many hit each kind of process,
+``recoveries`` (runs that were started after a kill), and the rows and figures that differ from those of a run that
+nobody disturbed (``differing_rows``).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from benchmarks.harness import BenchmarkError, Report, at_least, at_most, benchmark, timed
+from benchmarks.killing import JVM, TASK, WORKER, Runs, differing_rows, kill_through, planned_kills
+from benchmarks.projects import CACHE, PROJECT_FILE, ProjectSettings, save_project
+from feature_store.config import Strict
+from pipelines.context import RunContext
+
+
+class Faults(Strict):
+    """``first_second`` .. ``last_second``: a kill comes at a random instant of that span after the one before."""
+
+    project: ProjectSettings
+    arms: list[str]
+    seed: int
+    kills: int = Field(ge=1)
+    wanted_kills: int = 50
+    first_second: float
+    last_second: float
+
+
+SETTINGS = Faults
+
+
+def body(settings: Faults, report: Report) -> None:
+    """An undisturbed run, a disturbed one, and the comparison."""
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-faults-", dir=CACHE, ignore_cleanup_errors=True) as folder:
+        conf = Path(folder) / PROJECT_FILE
+        save_project(RunContext(settings.project.load(), str(conf)))
+        quiet, disturbed = Runs(conf, Path(folder) / "quiet"), Runs(conf, Path(folder) / "disturbed")
+        arguments = ["run", "--arms", *settings.arms]
+        try:
+            with timed(report, "an undisturbed run"):
+                quiet.complete(*arguments)
+            kills = planned_kills(settings.seed, settings.kills, settings.first_second, settings.last_second)
+            with timed(report, f"{len(kills)} kills"):
+                done = kill_through(disturbed, arguments, kills)
+            with timed(report, "the last run, to its end"):
+                disturbed.complete(*arguments)
+        except RuntimeError as error:
+            raise BenchmarkError(str(error)) from error
+        finally:
+            for runs in (quiet, disturbed):
+                runs.clean()
+        _report(settings, report, done, disturbed.count - 1, differing_rows(quiet.context, disturbed.context))
+
+
+def _report(settings: Faults, report: Report, done: Mapping[str, int], recoveries: int, found: dict[str, int]) -> None:
+    report.add("kills", sum(done.values()), at_least(settings.wanted_kills))
+    for kind in (TASK, JVM, WORKER):
+        report.add(f"kills_of_{kind}", done.get(kind, 0))
+    report.add("recoveries", recoveries)
+    for table, rows in found.items():
+        report.say(f"{table}: {rows} rows differ")
+    report.add("differing_rows", sum(found.values()), at_most(0))
+
+
+if __name__ == "__main__":
+    sys.exit(benchmark("faults", SETTINGS, body))

@@ -1,0 +1,215 @@
+"""Runs of the command line whose processes are killed: start, pick a victim, kill -9, start again, compare tables."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.projects import REPOSITORY
+from pipelines.config import HOME_SETTING, TRACKING_SETTING
+from pipelines.context import RunContext
+from pipelines.upkeep import TABLES
+
+TASK, JVM, WORKER, TRAINER = "task", "jvm", "worker", "trainer"
+AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
+SETTINGS_OF_RUNS = {
+    "LOOPFM_SPARK_MASTER": "local[1]",
+    "LOOPFM_SPARK_MEMORY": "1g",
+    "LOOPFM_SPARK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass
+class Runs:
+    """Runs of one project in one home.
+
+    Args:
+        conf: its YAML file.
+        home: LOOPFM_HOME, where logs lie as well.
+    """
+
+    conf: Path
+    home: Path
+    count: int = 0
+    _seen: set[psutil.Process] = field(default_factory=set)
+
+    def start(self, *arguments: str, before: Sequence[str] = ()) -> psutil.Popen:
+        """Start ``loopfm ARGUMENTS[0] CONF ARGUMENTS[1:]`` in a session of its own.
+
+        Args:
+            before: a command that gets this one as its last arguments.
+        """
+        self.count += 1
+        self.home.mkdir(parents=True, exist_ok=True)
+        command = [*before, sys.executable, "-m", "pipelines.cli", arguments[0], str(self.conf), *arguments[1:]]
+        # A file, not a pipe: a JVM that outlives its driver holds its end open.
+        with self.log.open("w") as output:
+            process = psutil.Popen(
+                command, cwd=REPOSITORY, env=self.environment(), stdout=output, stderr=output, start_new_session=True
+            )
+        self._seen.add(process)
+        return process
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the runs: a small Spark, everything below this home."""
+        own = {name: value for name, value in os.environ.items() if name != TRACKING_SETTING}
+        return own | SETTINGS_OF_RUNS | {HOME_SETTING: str(self.home)}
+
+    @property
+    def log(self) -> Path:
+        """What the last run printed."""
+        return self.home / f"run-{self.count}.log"
+
+    @property
+    def context(self) -> RunContext:
+        """The project as a later process has it."""
+        return RunContext.load(self.conf, root=str(self.home), progress=lambda line: None)
+
+    def victims(self, run: psutil.Process) -> dict[str, list[psutil.Process]]:
+        """Kind -> living processes of a run."""
+        found: dict[str, list[psutil.Process]] = {TASK: [run]}
+        for child in run.children(recursive=True):
+            kind = _kind(child)
+            if kind is not None:
+                found.setdefault(kind, []).append(child)
+                self._seen.add(child)
+        return found
+
+    def kill(self, run: psutil.Process, kinds: Sequence[str]) -> str:
+        """kill -9 the newest process of the first of ``kinds`` that lives; returns the kind."""
+        try:
+            found = self.victims(run)
+            kind = next((kind for kind in kinds if kind in found), TASK)
+            found[kind][-1].kill()
+        except psutil.NoSuchProcess:
+            return ""
+        return kind
+
+    def complete(self, *arguments: str, seconds: float = 600) -> None:
+        """Run to the end.
+
+        Raises:
+            RuntimeError: it failed; the message holds the end of what it printed.
+        """
+        run = self.start(*arguments)
+        status = run.wait(seconds)
+        if status:
+            end = "\n".join(self.log.read_text().splitlines()[-30:])
+            raise RuntimeError(f"loopfm {' '.join(arguments)} ended with status {status}:\n{end}")
+
+    def clean(self) -> None:
+        """End what is left of all runs."""
+        for process in self._seen:
+            if process.is_running():
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One planned kill: seconds after the last one, and the kinds of process in the order in which they are wanted."""
+
+    after: float
+    kinds: tuple[str, ...]
+
+
+def planned_kills(seed: int, count: int, low: float, high: float) -> list[Kill]:
+    """Kills at random instants, the same for one seed."""
+    chance = random.Random(seed)
+    kinds = [TASK, JVM, WORKER]
+    return [Kill(chance.uniform(low, high), tuple(chance.sample(kinds, len(kinds)))) for _ in range(count)]
+
+
+def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> Counter[str]:
+    """Carry the planned kills out while ``arguments`` is run again and again; returns kills by kind.
+
+    A run that ends before its kill is started again: it finds what is fresh and goes through the same steps.
+    """
+    done: Counter[str] = Counter()
+    run = runs.start(*arguments)
+    for kill in kills:
+        kind = ""
+        while not kind:
+            _wait_for_end(run, kill.after)
+            kind = "" if ended(run) else runs.kill(run, kill.kinds)
+            run = runs.start(*arguments) if not kind else run
+        done[kind] += 1
+        _wait_for_end(run, grace if kind != WORKER else 5)
+        run = runs.start(*arguments) if ended(run) else run
+    if not ended(run):
+        run.kill()
+        run.wait(30)
+    return done
+
+
+def differing_rows(left: RunContext, right: RunContext) -> dict[str, int]:
+    """Table -> rows that only one of two projects holds, columns that record who computed and when apart."""
+    found = {table: _difference(_rows(left, table), _rows(right, table)) for table in TABLES}
+    return found | {"evaluations": _difference(_figures(left), _figures(right))}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether ``condition`` holds within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _kind(process: psutil.Process) -> str | None:
+    try:
+        command = " ".join(process.cmdline())
+        if process.name() == "java":
+            return JVM
+    except psutil.Error:
+        return None
+    if "pyspark.daemon" in command or "pyspark.worker" in command:
+        return WORKER
+    return TRAINER if "models.fm_launch" in command and "torch.distributed" not in command else None
+
+
+def ended(run: psutil.Process) -> bool:
+    """Whether a run is over."""
+    return not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
+
+
+def _wait_for_end(run: psutil.Process, seconds: float) -> None:
+    try:
+        run.wait(seconds)
+    except psutil.TimeoutExpired:
+        return
+
+
+def _rows(context: RunContext, table: str) -> Counter[str]:
+    version = context.store.ledger.head(table)
+    if version is None:
+        return Counter()
+    return _counted(context.store.arrow(table, version, {}, None).to_pylist())
+
+
+def _figures(context: RunContext) -> Counter[str]:
+    """Distinct figures: one that was measured again is the same figure."""
+    if not context.store.exists("evaluations"):
+        return Counter()
+    rows = context.store.arrow("evaluations", context.store.newest("evaluations"), {}, None).to_pylist()
+    return Counter(set(_counted(rows)))
+
+
+def _counted(rows: Sequence[Mapping[str, object]]) -> Counter[str]:
+    return Counter(
+        repr(sorted((name, value) for name, value in row.items() if name not in AUDIT_COLUMNS)) for row in rows
+    )
+
+
+def _difference(left: Counter[str], right: Counter[str]) -> int:
+    return ((left - right) + (right - left)).total()
