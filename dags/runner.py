@@ -27,7 +27,7 @@ KNOWN_ERROR = re.compile(r"^loopfm \S+: (\w+): ")
 LAST_LINE = "what to do: "
 RETRIED = {
     "SupersededError", "CommitLockError", "FeatureStoreError", "MissingInputError", "LostProcessError",
-    "FullDiskError", "TrainingProcessError", "UnexpectedError",
+    "SparkStartError", "FullDiskError", "TrainingProcessError", "UnexpectedError",
 }  # fmt: skip
 """Known errors that another try can cure: a newer attempt took over, a lock or a process was lost, or an input is just
 being written again; and those that nobody foresaw."""

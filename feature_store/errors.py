@@ -11,6 +11,10 @@ class ContractError(FeatureStoreError):
     """A setting of a data set is wrong or does not fit its source."""
 
 
+class SparkStartError(ContractError):
+    """Spark did not start: a setting is wrong, or its JVM was killed meanwhile."""
+
+
 class BadDataError(FeatureStoreError):
     """Source rows or files that may not be written: changed types, too many rejects."""
 

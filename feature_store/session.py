@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_store.errors import ContractError
+from feature_store.errors import SparkStartError
 from feature_store.jars import delta_jars, s3_jars
 from feature_store.object_store import s3a_settings
 
@@ -82,7 +82,7 @@ def spark_session(
 
     Raises:
         JarsError: Delta's jars, or those of S3, are not cached and cannot be resolved.
-        ContractError: Spark could not start; the message says what to look at.
+        SparkStartError: Spark could not start; the message says what to look at.
     """
     master = master or os.environ.get(MASTER_SETTING) or "local[*]"
     memory = memory or os.environ.get(MEMORY_SETTING) or default_memory()
@@ -130,7 +130,7 @@ def _start(app: str, master: str, settings: dict[str, str], scratch: Path, local
     try:
         spark = builder.getOrCreate()
     except Exception as error:
-        raise ContractError(
+        raise SparkStartError(
             f"Spark did not start on master {master!r} with {settings['spark.driver.memory']} of heap: {error}; "
             f"Java 17 or newer must be on PATH or in JAVA_HOME ({MASTER_SETTING} and {MEMORY_SETTING} set the others)"
         ) from error

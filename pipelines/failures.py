@@ -19,6 +19,7 @@ from feature_store.errors import (
     CommitLockError,
     FeatureStoreError,
     MissingInputError,
+    SparkStartError,
     SupersededError,
     ValidationError,
 )
@@ -44,6 +45,8 @@ _ADVICE: list[tuple[type[Exception], str]] = [
     (MissingInputError, "make the partitions that the message names, then clear the task or run the same command"),
     (SupersededError, "nothing, if the newer attempt ends well; `loopfm status CONF` tells"),
     (CommitLockError, AGAIN),
+    (SparkStartError, "Airflow starts the task again by itself; if it does not start then either, do what the message "
+                      "says"),
     (StepError, "do what the message says, then clear the task or run the same command"),
     (ConfigError, "correct the setting that the message names, then clear the task or run the same command"),
 ]  # fmt: skip
@@ -160,7 +163,7 @@ def text_of(error: BaseException) -> str:
 def span(parts: Sequence[str]) -> str:
     """A range in words."""
     if not parts:
-        return "none"
+        return "none named"
     return parts[0] if len(parts) == 1 else f"{parts[0]} .. {parts[-1]} ({len(parts)})"
 
 

@@ -30,7 +30,9 @@ def test_bad_data_settings_and_verdicts_are_not_tried_again(name: str) -> None:
         _raise(1, ["[1.0 s] ingest ...", f"loopfm ingest: {name}: first line", "second line"], str)
 
 
-@pytest.mark.parametrize("name", ["SupersededError", "FeatureStoreError", "MissingInputError", "LostProcessError"])
+@pytest.mark.parametrize(
+    "name", ["SupersededError", "FeatureStoreError", "MissingInputError", "LostProcessError", "SparkStartError"]
+)
 def test_a_newer_attempt_a_lost_worker_or_an_input_being_written_is_tried_again(name: str) -> None:
     with pytest.raises(AirflowException) as found:
         _raise(1, [f"loopfm ingest: {name}: text"], str)
