@@ -24,7 +24,7 @@ from pipelines.context import RunContext
 
 
 class Faults(Strict):
-    """``first_second`` .. ``last_second``: a kill comes at a random instant of that span after the one before."""
+    """``first_second`` .. ``last_second``: a kill comes within that span after the run's first progress line."""
 
     project: ProjectSettings
     arms: list[str]

@@ -19,6 +19,7 @@ from pipelines.context import RunContext
 from pipelines.upkeep import TABLES
 
 TASK, JVM, WORKER, TRAINER = "task", "jvm", "worker", "trainer"
+START_SECONDS = 120
 AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
 SETTINGS_OF_RUNS = {
     "LOOPFM_SPARK_MASTER": "local[1]",
@@ -70,6 +71,11 @@ class Runs:
         return self.home / f"run-{self.count}.log"
 
     @property
+    def has_progress(self) -> bool:
+        """Whether the last run told of a step."""
+        return any(line.startswith("[") for line in self.log.read_text().splitlines())
+
+    @property
     def context(self) -> RunContext:
         """The project as a later process has it."""
         return RunContext.load(self.conf, root=str(self.home), progress=lambda line: None)
@@ -115,7 +121,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Kill:
-    """One planned kill: seconds after the last one, and the kinds of process in the order in which they are wanted."""
+    """One planned kill: seconds after the run's first progress line, and the kinds of process as they are wanted."""
 
     after: float
     kinds: tuple[str, ...]
@@ -138,6 +144,7 @@ def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], gr
     for kill in kills:
         kind = ""
         while not kind:
+            wait_for(lambda run=run: ended(run) or runs.has_progress, START_SECONDS)
             _wait_for_end(run, kill.after)
             kind = "" if ended(run) else runs.kill(run, kill.kinds)
             run = runs.start(*arguments) if not kind else run

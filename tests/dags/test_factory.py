@@ -48,7 +48,9 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     pools = {task.task_id: task.pool for task in dag.tasks}
     spark = {"check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"}
     assert {task for task, pool in pools.items() if pool == "spark"} == spark
-    assert pools["score"] == "trainer"
+    assert pools["score"] == "default_pool"
+    trainers = {task.task_id for task in project_dags(str(project_file))["small_fm"].tasks if task.pool == "trainer"}
+    assert "train_fm" in trainers
     order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
     for before, after in zip(order, [*order[1:], "score"], strict=True):
         assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
