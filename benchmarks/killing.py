@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -144,7 +145,7 @@ def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], gr
     for kill in kills:
         kind = ""
         while not kind:
-            wait_for(lambda run=run: ended(run) or runs.has_progress, START_SECONDS)
+            wait_for(partial(_under_way, runs, run), START_SECONDS)
             _wait_for_end(run, kill.after)
             kind = "" if ended(run) else runs.kill(run, kill.kinds)
             run = runs.start(*arguments) if not kind else run
@@ -188,6 +189,10 @@ def _kind(process: psutil.Process) -> str | None:
 def ended(run: psutil.Process) -> bool:
     """Whether a run is over."""
     return not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
+
+
+def _under_way(runs: Runs, run: psutil.Process) -> bool:
+    return runs.has_progress or ended(run)
 
 
 def _wait_for_end(run: psutil.Process, seconds: float) -> None:
