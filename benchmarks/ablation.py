@@ -116,7 +116,7 @@ def _swap(opened: Experiment, vertical: str, settings: AblationSettings, swap: S
         best.append(fit_best(shared, new, old)[0].kind)
         for kind, alignment in fit_kinds(shared, new, old).items():
             by_arm.setdefault(kind, []).append(_scores(opened, vertical, artifact, new, alignment))
-        by_arm.setdefault(NATIVE, []).append(opened.score(vertical, trained, old).scores)
+        by_arm.setdefault(NATIVE, []).append(opened.run(vertical, settings.cells[REFERENCE], seed).scores)
         by_arm.setdefault(CONTROL, []).append(opened.run(vertical, settings.cells[CONTROL], seed).scores)
         report.add(f"{vertical}_mixed_spaces_refused_{seed}", _refused(opened, vertical, artifact, new), at_least(1))
     arms = ArmScores(by_arm, settings.bootstrap)

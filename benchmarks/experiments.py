@@ -125,14 +125,21 @@ class Experiment:
     def run(self, vertical: str, cell: CellSettings, seed: int, windows: RunWindows | None = None) -> Scored:
         """Test scores of one cell and seed; what is trained and scored already is found again."""
         fm_changes = {path: value for path, value in cell.changes.items() if path.split(".")[0] == "fm"}
-        space = self.space(seed, fm_changes, windows)
-        return self.score(vertical, self.vm(vertical, cell, seed, space, windows), space)
+        space, config, used = (
+            self.space(seed, fm_changes, windows),
+            self.config(cell.changes).vm,
+            windows or self.windows,
+        )
+        # Not by run: another space's commit moves the versions of tables that a training is found again by.
+        name = digest(vertical, config.arm(cell.arm), config.weights_to_try(cell.arm), seed, space.space_id, vars(used))
+        kept = self.scores.find(name)
+        if kept is None:
+            kept = self._score(vertical, self.vm(vertical, cell, seed, space, windows), space)
+            self.scores.keep(name, kept)
+        return kept
 
-    def score(self, vertical: str, vm: TrainedVm, space: SpaceRecord) -> Scored:
+    def _score(self, vertical: str, vm: TrainedVm, space: SpaceRecord) -> Scored:
         """Scores of a VM on the mature partitions of the test window, by example id."""
-        kept = self.scores.find(vm.run_id)
-        if kept is not None:
-            return kept
         artifact, parts = load_trained(self.context, vm.run_id), self.test_parts(vertical)
         start = time.perf_counter()
         scores = score_parts(self.context, vertical, artifact, space, parts, ALL_LABELS)
@@ -140,9 +147,7 @@ class Experiment:
         folder = self.context.scratch / "vm" / vm.run_id / VM_ARTIFACTS
         size = sum(file.stat().st_size for file in folder.iterdir())
         validation = self.context.registry.run_metrics(vm.run_id)["validation_ne"]
-        scored = Scored(scores, vm_bytes=size, rows_per_second=rate, validation_ne=validation)
-        self.scores.keep(vm.run_id, scored)
-        return scored
+        return Scored(scores, vm_bytes=size, rows_per_second=rate, validation_ne=validation)
 
     def fm(self, vertical: str, space: SpaceRecord, like: Scores) -> Scores:
         """The FM's own scores of the rows of ``like``."""

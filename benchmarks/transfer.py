@@ -16,7 +16,6 @@ from benchmarks.experiment_scores import Scored
 from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment, run_cells
 from benchmarks.harness import MissingDataError, Report, at_least, at_most
 from feature_store.config import Name, Strict
-from feature_store.spaces import SpaceRecord
 from pipelines.config import Arm
 from pipelines.report_data import WORLD_STATE, WORLD_VM
 from pipelines.windows import RunWindows
@@ -131,9 +130,7 @@ def early_windows(windows: RunWindows) -> RunWindows:
 
 def _all_data(opened: Experiment, vertical: str, seed: int) -> Scored:
     """A raw VM on (nearly) all the rows that FM and VM have between them; the early FM only opens its tables."""
-    windows = early_windows(opened.windows)
-    space: SpaceRecord = opened.space(seed, windows=windows)
-    return opened.score(vertical, opened.vm(vertical, CellSettings(arm="raw"), seed, space, windows), space)
+    return opened.run(vertical, CellSettings(arm="raw"), seed, early_windows(opened.windows))
 
 
 def _null_effects(name: str, world: TransferWorld, settings: TransferSettings, report: Report) -> None:
