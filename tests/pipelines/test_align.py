@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TEST_PART = loop_world.LAST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def with_a_trained_fm(config: ProjectConfig) -> ProjectConfig:
