@@ -16,7 +16,7 @@ env: ## make or renew .venv and the cache of Delta's jars
 	@scripts/setup.sh
 
 demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
-demo demo-airflow: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
+demo-airflow: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
 
 demo: env ## run the whole loop on a generated world (about 3 minutes)
 	@$(BIN)/loopfm run conf/demo.yaml

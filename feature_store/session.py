@@ -78,7 +78,7 @@ def spark_session(
         s3: tables or sources lie on an S3-compatible store.
 
     LOOPFM_SPARK_JAVA_OPTIONS adds options of the driver's JVM. On partitions of a few thousand rows most of a step's
-    time is compilation: ``-XX:TieredStopAtLevel=1`` about halves it there, and slows large partitions down.
+    time is compilation: ``-XX:TieredStopAtLevel=1`` shortens it there, and slows large partitions and long sessions.
 
     Raises:
         JarsError: Delta's jars, or those of S3, are not cached and cannot be resolved.

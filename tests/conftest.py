@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,10 @@ import pytest
 
 import models as models  # before torch: how its threads wait
 from feature_store.config import DatasetConfig
-from feature_store.session import JAVA_OPTIONS_SETTING, spark_session
+from feature_store.session import spark_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-# Tables of a few rows: compilation is most of the time, here and in the processes that tests start.
-os.environ.setdefault(JAVA_OPTIONS_SETTING, "-XX:TieredStopAtLevel=1")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
