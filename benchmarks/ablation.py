@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, CONTROL, ArmScores, add_equal_within, add_interval
-from benchmarks.experiment_output import Output, experiment_benchmark, number, percent, seeds_note
-from benchmarks.experiments import ALL_LABELS, CellSettings, Experiment, WorldSettings, experiment, run_cells
+from benchmarks.experiment_figures import BASE, CONTROL, ArmScores, Interval, add_equal_within, add_interval
+from benchmarks.experiment_output import Output, experiment_benchmark, number, percent, seeds_note, with_interval
+from benchmarks.experiments import CellSettings, Experiment, SeedSettings, WorldSettings, experiment, run_cells
 from benchmarks.harness import BenchmarkError, Report, at_least
 from feature_store.config import Name, Strict
 from feature_store.spaces import SpaceRecord
@@ -22,6 +22,7 @@ from models.errors import SpaceMismatchError
 from models.metrics import Scores
 from models.vm_artifact import VmArtifact
 from pipelines.align import fit_best, fit_kinds, shared_examples
+from pipelines.evaluate import ALL_KNOWN
 from pipelines.scoring import score_parts
 from pipelines.train_vm import load_trained
 from pipelines.windows import RunWindows
@@ -39,14 +40,12 @@ class SwapSettings(Strict):
     seed_step: int = Field(default=100, ge=1)
 
 
-class AblationSettings(Strict):
+class AblationSettings(SeedSettings):
     """``cells``: variants of LoopFM by name; ``reference``, ``base`` and ``control`` are required."""
 
     world: WorldSettings
     cells: dict[Name, CellSettings]
     swap: SwapSettings | None = None
-    seeds: int = Field(ge=1)
-    bootstrap: int = Field(default=200, ge=50)
 
 
 SETTINGS = AblationSettings
@@ -74,7 +73,7 @@ def _cells(vertical: str, arms: ArmScores, report: Report, output: Output) -> No
     rows = []
     for cell in arms.by_arm:
         loss = arms.difference(cell, REFERENCE)
-        against = "" if cell == REFERENCE else f"{loss.mean:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]"
+        against = "" if cell == REFERENCE else with_interval(Interval(loss.mean, loss.low, loss.high))
         rows.append([cell, number(arms.metric(cell, "ne")), against, number(arms.metric(cell, "auc"))])
         report.add(f"{vertical}_{cell}_ne", arms.metric(cell, "ne"))
         if cell in EQUAL:
@@ -137,7 +136,7 @@ def _scores(
     opened: Experiment, vertical: str, artifact: VmArtifact, space: SpaceRecord, alignment: Alignment | None
 ) -> Scores:
     parts = opened.test_parts(vertical)
-    return score_parts(opened.context, vertical, artifact, space, parts, ALL_LABELS, alignment)
+    return score_parts(opened.context, vertical, artifact, space, parts, ALL_KNOWN, alignment)
 
 
 def _refused(opened: Experiment, vertical: str, artifact: VmArtifact, space: SpaceRecord) -> bool:

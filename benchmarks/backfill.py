@@ -30,7 +30,7 @@ from pipelines.config import TRACKING_SETTING
 from pipelines.context import RunContext
 from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
 from pipelines.orchestration.airflow_env import CONF_SETTING, Site
-from pipelines.orchestration.follow import start_and_follow
+from pipelines.orchestration.follow import follow, start
 from pipelines.orchestration.services import down, up
 from pipelines.upkeep import TABLES
 
@@ -143,10 +143,11 @@ def _daily_runs(api: AirflowApi, own: Site, parts: list[str], seconds: float) ->
 
 def _bulk_run(api: AirflowApi, parts: list[str], report: Report) -> float:
     dag_id = f"{BULK}_backfill"
-    state = start_and_follow(api, dag_id, {"first": parts[0], "last": parts[-1], "space": "all"}, say=report.say)
+    run_id = start(api, dag_id, {"first": parts[0], "last": parts[-1], "space": "all"}, say=report.say)
+    state = follow(api, dag_id, run_id, report.say)
     if state != "success":
         raise BenchmarkError(f"{dag_id}: {state}")
-    return _cost(api, dag_id, api.runs(dag_id)[-1]["dag_run_id"])
+    return _cost(api, dag_id, run_id)
 
 
 def _cost(api: AirflowApi, dag_id: str, run_id: str) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores
+from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores, Interval
 from benchmarks.experiment_scores import Scored
 from benchmarks.harness import Report, benchmark
 from feature_store.config import Strict
@@ -93,7 +93,7 @@ def arm_rows(arms: ArmScores, costs: Mapping[str, Sequence[Scored]]) -> tuple[li
     head = ["arm", "NE", "gain over base (95 %)", "AUC", "gAUC", "iAUC", "calibration", "TR", "VM bytes", "rows/s"]
     rows = []
     for arm in arms.by_arm:
-        gain = "" if arm == BASE else _interval(arms.gain(arm))
+        gain = "" if arm == BASE else with_interval(arms.gain(arm))
         share = 0.0 if arm == BASE else arms.share(arm).value if FM in arms.by_arm else math.nan
         cost = costs.get(arm)
         last = [f"{cost[0].vm_bytes:,.0f}", f"{cost[0].rows_per_second:,.0f}"] if cost else ["", ""]
@@ -117,9 +117,9 @@ def percent(value: float) -> str:
     return "" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def _interval(interval: object) -> str:
-    value, low, high = (getattr(interval, name) for name in ("value", "low", "high"))
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+def with_interval(of: Interval) -> str:
+    """A signed value with its interval."""
+    return f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"
 
 
 def _row(cells: Sequence[str]) -> str:

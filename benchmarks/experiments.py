@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from benchmarks.experiment_figures import BASE, FM, ArmScores
 from benchmarks.experiment_scores import KeptScores, Scored
 from benchmarks.harness import BenchmarkError, MissingDataError, Report
 from benchmarks.projects import PROJECT_FILE, ProjectSettings, save_project, stop_spark
@@ -25,16 +26,21 @@ from models.metrics import Scores
 from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root, home
 from pipelines.context import RunContext
 from pipelines.digest import digest
+from pipelines.evaluate import ALL_KNOWN
 from pipelines.maturity import require_mature
 from pipelines.scoring import fm_scores, score_parts
 from pipelines.train_fm import train_fm
-from pipelines.train_vm import VM_ARTIFACTS, TrainedVm, load_trained, train_vm
+from pipelines.train_vm import TrainedVm, load_trained, train_vm, vm_bytes
 from pipelines.windows import RunWindows, run_range, run_windows
 from pipelines.world_bounds import bound_scores
 from pipelines.write_range import write_sources, write_space
 
-ALL_LABELS = 2**63 - 1
-"""Test partitions are mature: whatever label a row has counts."""
+
+class SeedSettings(Strict):
+    """``seeds``: of FM and VMs; ``bootstrap``: resamples for an interval."""
+
+    seeds: int = Field(ge=1)
+    bootstrap: int = Field(default=200, ge=50)
 
 
 class CellSettings(Strict):
@@ -142,10 +148,9 @@ class Experiment:
         """Scores of a VM on the mature partitions of the test window, by example id."""
         artifact, parts = load_trained(self.context, vm.run_id), self.test_parts(vertical)
         start = time.perf_counter()
-        scores = score_parts(self.context, vertical, artifact, space, parts, ALL_LABELS)
+        scores = score_parts(self.context, vertical, artifact, space, parts, ALL_KNOWN)
         rate = len(scores) / (time.perf_counter() - start)
-        folder = self.context.scratch / "vm" / vm.run_id / VM_ARTIFACTS
-        size = sum(file.stat().st_size for file in folder.iterdir())
+        size = vm_bytes(self.context, vm.run_id)
         validation = self.context.registry.run_metrics(vm.run_id)["validation_ne"]
         return Scored(scores, vm_bytes=size, rows_per_second=rate, validation_ne=validation)
 
@@ -211,3 +216,17 @@ def run_cells(
         for name, cell in cells.items():
             done[name].append(opened.run(vertical, cell, seed))
     return done
+
+
+def arm_scores(
+    opened: Experiment,
+    vertical: str,
+    scored: Mapping[str, Sequence[Scored]],
+    bootstrap: int,
+    beside: Mapping[str, Sequence[Scores]] | None = None,
+) -> ArmScores:
+    """Scores of all cells, and of the FM whose space the unchanged cells read; ``beside``: further arms after them."""
+    like = scored[BASE][0].scores
+    by_arm: dict[str, Sequence[Scores]] = {cell: [one.scores for one in of] for cell, of in scored.items()}
+    by_arm[FM] = [opened.fm(vertical, opened.space(seed), like) for seed in range(len(scored[BASE]))]
+    return ArmScores(by_arm | dict(beside or {}), bootstrap)

@@ -16,7 +16,15 @@ from pydantic import Field
 from benchmarks.experiment_figures import BASE, CONTROL, FM, ArmScores, add_interval
 from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, number, seeds_note
 from benchmarks.experiment_scores import Scored
-from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment, run_cells
+from benchmarks.experiments import (
+    CellSettings,
+    Experiment,
+    SeedSettings,
+    WorldSettings,
+    arm_scores,
+    experiment,
+    run_cells,
+)
 from benchmarks.harness import BenchmarkError, Report, at_least, at_most
 from feature_store.config import Name, Strict
 from pipelines.windows import RunWindows
@@ -50,7 +58,7 @@ class DelaySettings(Strict):
     cells: dict[Name, CellSettings]
 
 
-class FreshnessSettings(Strict):
+class FreshnessSettings(SeedSettings):
     """``cadences``: the same data at each availability, freshest first; ``cells``: the VMs compared at each.
 
     ``base``, ``control``, ``kd`` and ``batch_fm`` (as large as the FM, on counters that obey the VM's clock) are
@@ -63,8 +71,6 @@ class FreshnessSettings(Strict):
     controls: list[Name] = Field(min_length=1)
     with_limits: bool = True
     delay: DelaySettings | None = None
-    seeds: int = Field(ge=1)
-    bootstrap: int = Field(default=200, ge=50)
 
 
 SETTINGS = FreshnessSettings
@@ -110,14 +116,6 @@ def _cadence(
 
 def _kinds(settings: FreshnessSettings) -> dict[str, list[str]]:
     return {"candidate": settings.candidates, "control": settings.controls}
-
-
-def arm_scores(opened: Experiment, vertical: str, scored: Mapping[str, list[Scored]], bootstrap: int) -> ArmScores:
-    """Scores of all cells and of the FM whose space the unchanged cells read."""
-    like = scored[BASE][0].scores
-    by_arm = {cell: [one.scores for one in of] for cell, of in scored.items()}
-    by_arm[FM] = [opened.fm(vertical, opened.space(seed), like) for seed in range(len(scored[BASE]))]
-    return ArmScores(by_arm, bootstrap)
 
 
 def chosen(scored: Mapping[str, list[Scored]], names: list[str]) -> str:

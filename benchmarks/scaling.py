@@ -9,9 +9,9 @@ from pydantic import Field
 
 from benchmarks.experiment_figures import BASE, CONTROL, FM, ArmScores
 from benchmarks.experiment_output import Output, experiment_benchmark, number, percent, seeds_note
-from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment
+from benchmarks.experiments import CellSettings, Experiment, SeedSettings, WorldSettings, experiment
 from benchmarks.harness import Report
-from feature_store.config import Name, Strict
+from feature_store.config import Name
 from models.fm_refresh import read_fm
 from models.metrics import Scores
 from pipelines.config import Arm
@@ -21,13 +21,11 @@ TAUGHT: tuple[Arm, ...] = ("kd", "loopfm", "loopfm_kd")
 ALONE: tuple[Arm, ...] = ("base", "control")
 
 
-class ScalingSettings(Strict):
+class ScalingSettings(SeedSettings):
     """``sizes``: name -> changes of the project's ``fm``, smallest first."""
 
     world: WorldSettings
     sizes: dict[Name, dict[str, Any]] = Field(min_length=2)
-    seeds: int = Field(ge=1)
-    bootstrap: int = Field(default=200, ge=50)
 
 
 SETTINGS = ScalingSettings

@@ -10,12 +10,20 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import ArmScores, add_equal_within, add_interval
-from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, percent, seeds_note
+from benchmarks.experiment_figures import BASE, ArmScores, add_equal_within, add_interval
+from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, percent, seeds_note, with_interval
 from benchmarks.experiment_scores import Scored
-from benchmarks.experiments import CellSettings, Experiment, WorldSettings, experiment, run_cells
+from benchmarks.experiments import (
+    CellSettings,
+    Experiment,
+    SeedSettings,
+    WorldSettings,
+    arm_scores,
+    experiment,
+    run_cells,
+)
 from benchmarks.harness import MissingDataError, Report, at_least, at_most
-from feature_store.config import Name, Strict
+from feature_store.config import Name
 from pipelines.config import Arm
 from pipelines.report_data import WORLD_STATE, WORLD_VM
 from pipelines.windows import RunWindows
@@ -33,13 +41,11 @@ class TransferWorld(WorldSettings):
     all_data: bool = True
 
 
-class TransferSettings(Strict):
-    """``arms``: those to compare; ``seeds``: of FM and VMs."""
+class TransferSettings(SeedSettings):
+    """``arms``: those to compare."""
 
     worlds: dict[Name, TransferWorld] = Field(min_length=1)
     arms: list[Arm]
-    seeds: int = Field(ge=1)
-    bootstrap: int = Field(default=200, ge=50)
 
 
 SETTINGS = TransferSettings
@@ -73,13 +79,10 @@ def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSe
     scored = run_cells(opened, vertical, {arm: CellSettings(arm=arm) for arm in chosen}, seeds)
     if isinstance(opened.world, TransferWorld) and opened.world.all_data:
         scored[ALL_DATA] = [_all_data(opened, vertical, seed) for seed in seeds]
-    spaces = [opened.space(seed) for seed in seeds]
-    like = scored["base"][0].scores
-    by_arm = {arm: [one.scores for one in of] for arm, of in scored.items()}
-    by_arm["fm"] = [opened.fm(vertical, space, like) for space in spaces]
-    by_arm |= {bound: list(found) * settings.seeds for bound, found in opened.bounds(vertical, like).items()}
-    arms = ArmScores(by_arm, settings.bootstrap)
-    _table(name, arms, scored, output, opened.history_bytes(spaces[0]))
+    bounds = opened.bounds(vertical, scored[BASE][0].scores)
+    beside = {bound: list(found) * settings.seeds for bound, found in bounds.items()}
+    arms = arm_scores(opened, vertical, scored, settings.bootstrap, beside)
+    _table(name, arms, scored, output, opened.history_bytes(opened.space(0)))
     _claims(name, arms, scheduled, opened.report)
 
 
@@ -94,7 +97,7 @@ def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: 
             "I_cross": arms.gain("raw_loopfm", "raw"),
             "I_residual": arms.gain("raw_loopfm", "loopfm"),
         }
-        rows = [[part, f"{of.value:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"] for part, of in parts.items()]
+        rows = [[part, with_interval(of)] for part, of in parts.items()]
         output.table(f"{name}_parts", f"{name}: the gain in parts", ["part", "NE (95 %)"], rows)
 
 

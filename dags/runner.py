@@ -18,13 +18,13 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from pipelines.config import load_config
+from pipelines.errors import ADVICE
 from pipelines.orchestration.airflow_env import MLFLOW_PORT, MLFLOW_PORT_SETTING, REPOSITORY
 from pipelines.orchestration.facts import FACTS_SETTING, RUN_SETTING
 from pipelines.orchestration.partition_key import closed_part, resolve_part
 
 MLFLOW_UI_SETTING = "LOOPFM_MLFLOW_URL"
 KNOWN_ERROR = re.compile(r"^loopfm \S+: (\w+): ")
-LAST_LINE = "what to do: "
 RETRIED = {
     "SupersededError", "CommitLockError", "FeatureStoreError", "MissingInputError", "LostProcessError",
     "SparkStartError", "FullDiskError", "TrainingProcessError", "UnexpectedError",
@@ -182,7 +182,7 @@ def _raise(status: int, lines: list[str], killed: Callable[[str], str]) -> None:
     starts = [place for place, line in enumerate(lines) if KNOWN_ERROR.match(line)]
     if starts:
         block = lines[starts[-1] :]
-        ends = [place for place, line in enumerate(block) if line.startswith(LAST_LINE)]
+        ends = [place for place, line in enumerate(block) if line.startswith(ADVICE)]
         message = "\n".join(block[: ends[-1] + 1] if ends else block)
         found = KNOWN_ERROR.match(message)
         if found is not None and found[1] not in RETRIED:

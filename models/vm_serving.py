@@ -217,11 +217,11 @@ class _Padded(NamedTuple):
 
 
 def _padded(pool: TokenPool, every: Tensor, lengths: Tensor) -> _Padded:
-    place = torch.arange(max(1, int(lengths.max())))
-    mask = place < lengths[:, None]
-    token = (pool.offsets[:-1, None] + place).clamp(max=max(0, len(pool.event_ts) - 1))
     if not len(pool.event_ts):
         raise FeatureMismatchError("histories: none holds a token; serve without them")
+    place = torch.arange(max(1, int(lengths.max())))
+    mask = place < lengths[:, None]
+    token = (pool.offsets[:-1, None] + place).clamp(max=len(pool.event_ts) - 1)
     at = pool.label_available_at[token]
     known = (at != NEVER) & mask[..., None]
     until = torch.where(known, at, torch.iinfo(torch.int64).min).flatten(1).amax(dim=1)

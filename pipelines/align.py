@@ -149,8 +149,7 @@ def shared_examples(context: RunContext, source: SpaceRecord, target: SpaceRecor
         packed_codes(table.take(pa.array(place[order])), space)
         for table, place, space in ((rows[0], left, source), (rows[1], right, target))
     )
-    first_held_out = int(len(order) * (1 - HELD_OUT))
-    return SharedExamples(a, b, int(event_ts[order[-1]]), int(event_ts[order[first_held_out]]))
+    return SharedExamples(a, b, int(event_ts[order[-1]]), int(event_ts[order[_border(len(order))]]))
 
 
 def fit_best(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> tuple[Alignment, Quality]:
@@ -162,20 +161,21 @@ def fit_best(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -
 
 def reconstructions(fitted: Mapping[MapKind, Alignment], shared: SharedExamples) -> Quality:
     """Quality of each map on the newest fifth of the examples."""
-    border = _border(shared)
+    border = _border(len(shared.a))
     return {kind: reconstruction(made, shared.a[border:], shared.b[border:]) for kind, made in fitted.items()}
 
 
 def fit_kinds(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[MapKind, Alignment]:
     """A map of every kind, fitted on all but the newest fifth of the examples."""
-    border = _border(shared)
+    border = _border(len(shared.a))
     a, b = vectors(shared.a[:border], source), vectors(shared.b[:border], target)
     spaces = [SpaceCodes(space.space_id, space.dim, space.bits) for space in (source, target)]
     return {kind: Alignment(kind, spaces[0], spaces[1], shared.newest, fit_map(kind, a, b)) for kind in KINDS}
 
 
-def _border(shared: SharedExamples) -> int:
-    return int(len(shared.a) * (1 - HELD_OUT))
+def _border(examples: int) -> int:
+    """Place of the first held-out example."""
+    return int(examples * (1 - HELD_OUT))
 
 
 def drift_figures(shared: SharedExamples, source: SpaceRecord, target: SpaceRecord) -> dict[str, float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+ADVICE = "what to do: "
+"""Starts the last line of every failure that a command prints."""
+
 
 class PipelineError(Exception):
     """Root of every error that the pipeline raises on purpose."""

@@ -26,10 +26,10 @@ from feature_store.errors import (
 from feature_store.ledger import RUNNING, Scope
 from feature_store.session import MEMORY_SETTING, lost_jvm
 from pipelines.context import RunContext
-from pipelines.errors import ConfigError, FullDiskError, LostProcessError, PipelineError, StepError
+from pipelines.errors import ADVICE, ConfigError, FullDiskError, LostProcessError, PipelineError, StepError
 
 _FULL_DISK = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
-WHERE, COUNTS, ADVICE = "partitions: ", "counts: ", "what to do: "
+WHERE, COUNTS = "partitions: ", "counts: "
 AGAIN = "Airflow starts the task again by itself, and it writes the same rows"
 OF_A_KILL = (
     f"{AGAIN}; at a terminal run the same command. If it is killed again, look for lack of memory (`dmesg`): lower "

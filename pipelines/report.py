@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from pipelines import plots
+from pipelines import pages, plots
 from pipelines.report_data import ReportData, VerticalReport
 from pipelines.report_rows import (
     BOUNDS,
@@ -38,25 +37,15 @@ class _Section:
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML document that loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("pipelines"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "decimals4": decimals(4)}
-    template = environment.get_template("report.html.j2")
     sections = [_section(vertical) for vertical in data.verticals]
     rates = list(dict.fromkeys(name for row in data.parts for name in row.label_rates))
-    return template.render(data=data, sections=sections, rates=rates, one_seed=ONE_SEED)
+    filters = {"percent": percent, "decimals4": decimals(4)}
+    return pages.render("report.html.j2", filters, data=data, sections=sections, rates=rates, one_seed=ONE_SEED)
 
 
 def write_report(data: ReportData, path: Path) -> Path:
     """Write the report to ``path``, its folder made where missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(data), encoding="utf-8")
-    return path
+    return pages.write(render_report(data), path)
 
 
 def _section(vertical: VerticalReport) -> _Section:

@@ -57,10 +57,10 @@ def train_vm(
         space: whose features and histories it reads.
         train_parts: closed partitions.
         validation_parts: later ones.
-        arm: variant; the vertical's recipe when absent.
+        arm: variant; that of scheduled runs when absent.
         seed: of weights and order.
         warm: start from the champion; its vocabularies grow, a removed feature fails by name.
-        register: make the recipe's VM a version of the vertical's model, alias challenger.
+        register: make a VM of the scheduled arm a version of the vertical's model, alias challenger.
 
     Raises:
         StepError: ``warm`` without a champion; windows not forward in time.
@@ -68,8 +68,8 @@ def train_vm(
     """
     if max(train_parts) >= min(validation_parts):
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
-    recipe = context.config.vm.scheduled_arm
-    arm = arm or recipe
+    scheduled = context.config.vm.scheduled_arm
+    arm = arm or scheduled
     config = context.config.vm.arm(arm)
     pinned = pin_rows(context, space, train_parts + validation_parts)
     start = _champion(context, vertical) if warm else None
@@ -97,9 +97,9 @@ def train_vm(
             record(context, run_id, choice.result.artifact.config, choice.result)
             tried = {f"validation_ne_kd_{weight:g}": ne for weight, ne in choice.validation_ne.items()}
             context.registry.log(run_id, {}, tried)
-    version = (
-        register_challenger(context, vertical, space, run_id, validation_parts) if register and arm == recipe else None
-    )
+    version = None
+    if register and arm == scheduled:
+        version = register_challenger(context, vertical, space, run_id, validation_parts)
     return TrainedVm(vertical, arm, seed, space.space_id, run_id, version)
 
 
@@ -109,6 +109,11 @@ def load_trained(context: RunContext, run_id: str) -> VmArtifact:
     if not (local / VM_ARTIFACTS).is_dir():
         context.registry.fetch_run_files(run_id, VM_ARTIFACTS, local)
     return load_vm(local / VM_ARTIFACTS)
+
+
+def vm_bytes(context: RunContext, run_id: str) -> int:
+    """Bytes of the files of a VM that ``load_trained`` has fetched."""
+    return sum(file.stat().st_size for file in (context.scratch / "vm" / run_id / VM_ARTIFACTS).iterdir())
 
 
 def _champion(context: RunContext, vertical: str) -> tuple[str, VmArtifact]:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from pipelines.errors import StepError
 from pipelines.measure import FM_ARM, Figure
 from pipelines.report_data import COVERAGE, VerticalReport
 from pipelines.run import run_loop
-from pipelines.train_vm import VM_ARTIFACTS, load_trained
+from pipelines.train_vm import load_trained, vm_bytes
 from pipelines.value_figures import AGE_SLICE, AGES, BOTH_ARM, CODE_ARM, LOST, NO_TOKEN
 from pipelines.windows import RunWindows
 
@@ -228,8 +227,7 @@ def _vm_costs(context: RunContext, space: SpaceRecord) -> dict[str, str]:
         tags = {"loopfm.kind": "vm", "loopfm.arm": arm, "loopfm.space": space.space_id}
         for run in context.registry.runs_with(tags)[:1]:
             artifact = load_trained(context, str(run.info.run_id))
-            folder = context.scratch / "vm" / str(run.info.run_id) / VM_ARTIFACTS
-            size = sum(file.stat().st_size for file in Path(folder).iterdir())
+            size = vm_bytes(context, str(run.info.run_id))
             costs[f"VM of arm {arm}"] = f"{size:,} bytes, {_run_seconds(context, str(run.info.run_id)) or 0:.0f} s"
             costs |= _readers(artifact.config) if arm == "loopfm" else {}
     return costs

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from pipelines import pages
 from pipelines.plots import COLOURS, canvas
 from pipelines.report_rows import MISSING, TextTable, arm_label, history_label, percent
 from pipelines.summary import ONE_SEED
@@ -81,24 +81,14 @@ def print_value(report: ValueReport) -> None:
 
 def write_page(report: ValueReport, path: Path) -> Path:
     """Write the HTML page to ``path``, its folder made where missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_value(report), encoding="utf-8")
-    return path
+    return pages.write(render_value(report), path)
 
 
 def render_value(report: ValueReport) -> str:
     """The report as one HTML document that loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("pipelines"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [_section(vertical) for vertical in report.verticals]
-    return environment.get_template("value.html.j2").render(
-        report=report, sections=sections, closing=closing_lines(report), one_seed=ONE_SEED
-    )
+    closing = closing_lines(report)
+    return pages.render("value.html.j2", report=report, sections=sections, closing=closing, one_seed=ONE_SEED)
 
 
 def signed(part: Part) -> str:

@@ -11,7 +11,7 @@ from pipelines.config import load_config
 from pipelines.errors import StepError
 from pipelines.orchestration.airflow_api import AirflowApi
 from pipelines.orchestration.airflow_env import REPOSITORY, Site
-from pipelines.orchestration.follow import follow, start, start_and_follow
+from pipelines.orchestration.follow import follow, start
 from pipelines.orchestration.services import down, up
 
 CONF = REPOSITORY / "conf" / "demo.yaml"
@@ -55,7 +55,7 @@ def _runs(api: AirflowApi, path: Path) -> None:
 
 
 def _run(api: AirflowApi, dag_id: str, conf: dict[str, object], partition_key: str | None = None) -> None:
-    _require_success(api, dag_id, start_and_follow(api, dag_id, conf, partition_key))
+    _require_success(api, dag_id, follow(api, dag_id, start(api, dag_id, conf, partition_key)))
 
 
 def _require_success(api: AirflowApi, dag_id: str, state: str) -> None:

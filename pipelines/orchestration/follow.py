@@ -19,18 +19,8 @@ def run_backfill(project: str, first: str, last: str, space: str) -> str:
         The run's final state.
     """
     api = AirflowApi.from_environment()
-    return start_and_follow(api, f"{project}_backfill", {"first": first, "last": last, "space": space})
-
-
-def start_and_follow(
-    api: AirflowApi,
-    dag_id: str,
-    conf: dict[str, Any],
-    partition_key: str | None = None,
-    say: Callable[[str], None] = print,
-) -> str:
-    """Trigger a Dag, print each task's end, and return the run's state."""
-    return follow(api, dag_id, start(api, dag_id, conf, partition_key, say), say)
+    dag_id = f"{project}_backfill"
+    return follow(api, dag_id, start(api, dag_id, {"first": first, "last": last, "space": space}))
 
 
 def start(

@@ -20,7 +20,7 @@ from feature_store.clocks import DAY_MS, PartitionClock
 from pipelines.context import RunContext
 from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
 from pipelines.orchestration.airflow_env import Site
-from pipelines.orchestration.follow import start_and_follow
+from pipelines.orchestration.follow import follow, start
 from pipelines.orchestration.services import down, service_file, up
 from pipelines.plan import part_states, source_targets, space_targets
 from pipelines.registry import CHAMPION
@@ -191,7 +191,7 @@ def test_a_held_challenger_waits_for_a_person(live: Live) -> None:
 
 
 def test_bad_settings_fail_at_once_and_say_why(live: Live) -> None:
-    state = start_and_follow(live.api, "live_vm_shop", {"part": DAYS[0]})
+    state = follow(live.api, "live_vm_shop", start(live.api, "live_vm_shop", {"part": DAYS[0]}))
     assert state == "failed"
     run_id = live.api.runs("live_vm_shop")[-1]["dag_run_id"]
     tasks = {task["task_id"]: task for task in live.api.tasks("live_vm_shop", run_id)}
