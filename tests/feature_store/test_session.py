@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from feature_store import session
 from feature_store.session import default_memory
 
 PROGRAM = """
@@ -45,6 +46,15 @@ def test_default_memory_is_between_one_and_eight_gigabytes():
 
 
 @pytest.mark.slow
+def test_options_of_the_driver_come_from_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv(session.JAVA_OPTIONS_SETTING, "-XX:TieredStopAtLevel=1")
+    options = session._driver_settings(tmp_path, "1g", local=True)["spark.driver.extraJavaOptions"]
+    assert options.endswith(" -XX:TieredStopAtLevel=1")
+    monkeypatch.delenv(session.JAVA_OPTIONS_SETTING)
+    plain = session._driver_settings(tmp_path, "1g", local=True)["spark.driver.extraJavaOptions"]
+    assert options == f"{plain} -XX:TieredStopAtLevel=1"
+
+
 def test_a_session_leaves_nothing_but_the_table_and_says_nothing(tmp_path):
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
