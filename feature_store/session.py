@@ -78,7 +78,7 @@ def spark_session(
         s3: tables or sources lie on an S3-compatible store.
 
     LOOPFM_SPARK_JAVA_OPTIONS adds options of the driver's JVM. On partitions of a few thousand rows most of a step's
-    time is compilation: ``-XX:TieredStopAtLevel=1`` shortens it there, and slows large partitions and long sessions.
+    time is compilation: ``-XX:TieredStopAtLevel=1`` shortens it there, and slows large partitions.
 
     Raises:
         JarsError: Delta's jars, or those of S3, are not cached and cannot be resolved.
@@ -179,7 +179,10 @@ def _sql_settings(local: bool, cores: int) -> dict[str, str]:
 def _driver_settings(scratch: Path, memory: str, local: bool) -> dict[str, str]:
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
-    options = f"-Dlog4j2.configurationFile=file:{log4j} -Dderby.system.home={scratch} -XX:+UseParallelGC"
+    # Options that lower the compiler's tier also lower the code cache, to 48 MB: a session of a minute fills it, and a
+    # JVM without room for a method handle ends with status 50.
+    code_cache = "-XX:ReservedCodeCacheSize=240m"
+    options = f"-Dlog4j2.configurationFile=file:{log4j} -Dderby.system.home={scratch} -XX:+UseParallelGC {code_cache}"
     options = f"{options} {os.environ.get(JAVA_OPTIONS_SETTING, '')}".strip()
     settings = {
         "spark.driver.memory": memory,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +47,6 @@ def test_default_memory_is_between_one_and_eight_gigabytes():
     assert 1024 <= int(default_memory().removesuffix("m")) <= 8192
 
 
-@pytest.mark.slow
 def test_options_of_the_driver_come_from_outside(tmp_path, monkeypatch):
     monkeypatch.setenv(session.JAVA_OPTIONS_SETTING, "-XX:TieredStopAtLevel=1")
     options = session._driver_settings(tmp_path, "1g", local=True)["spark.driver.extraJavaOptions"]
@@ -55,6 +56,20 @@ def test_options_of_the_driver_come_from_outside(tmp_path, monkeypatch):
     assert options == f"{plain} -XX:TieredStopAtLevel=1"
 
 
+def test_a_lower_compiler_tier_keeps_a_whole_code_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(session.JAVA_OPTIONS_SETTING, "-XX:TieredStopAtLevel=1")
+    options = session._driver_settings(tmp_path, "1g", local=True)["spark.driver.extraJavaOptions"].split()
+    java = [option for option in options if option.startswith("-XX")]
+    program = shutil.which("java", path=f"{os.environ.get('JAVA_HOME', '')}/bin:{os.environ['PATH']}")
+    assert program is not None
+    done = subprocess.run(
+        [program, *java, "-XX:+PrintFlagsFinal", "-version"], capture_output=True, text=True, check=True
+    )
+    size = next(line.split("=")[1].split()[0] for line in done.stdout.splitlines() if "ReservedCodeCacheSize" in line)
+    assert int(size) == 240 * 2**20
+
+
+@pytest.mark.slow
 def test_a_session_leaves_nothing_but_the_table_and_says_nothing(tmp_path):
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
