@@ -191,9 +191,8 @@ def test_a_held_challenger_waits_for_a_person(live: Live) -> None:
 
 
 def test_bad_settings_fail_at_once_and_say_why(live: Live) -> None:
-    state = follow(live.api, "live_vm_shop", start(live.api, "live_vm_shop", {"part": DAYS[0]}))
-    assert state == "failed"
-    run_id = live.api.runs("live_vm_shop")[-1]["dag_run_id"]
+    run_id = start(live.api, "live_vm_shop", {"part": DAYS[0]})
+    assert follow(live.api, "live_vm_shop", run_id) == "failed"
     tasks = {task["task_id"]: task for task in live.api.tasks("live_vm_shop", run_id)}
     failed = next(task for task in tasks.values() if task["state"] == "failed")
     assert failed["try_number"] == 1
