@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feature_store.class_archive import archive_options
 from feature_store.errors import SparkStartError
 from feature_store.jars import delta_jars, s3_jars
 from feature_store.object_store import s3a_settings
@@ -183,7 +184,7 @@ def _driver_settings(scratch: Path, memory: str, local: bool) -> dict[str, str]:
     # JVM without room for a method handle ends with status 50.
     code_cache = "-XX:ReservedCodeCacheSize=240m"
     options = f"-Dlog4j2.configurationFile=file:{log4j} -Dderby.system.home={scratch} -XX:+UseParallelGC {code_cache}"
-    options = f"{options} {os.environ.get(JAVA_OPTIONS_SETTING, '')}".strip()
+    options = " ".join([options, *archive_options(), os.environ.get(JAVA_OPTIONS_SETTING, "")]).strip()
     settings = {
         "spark.driver.memory": memory,
         "spark.driver.extraJavaOptions": options,

@@ -37,4 +37,6 @@ else
     "${pip[@]}" install --no-deps --editable .
 fi
 "$venv/bin/python" -m feature_store.jars >/dev/null
+rm -f "$venv"/spark-classes-*.jsa
+"$venv/bin/python" -m feature_store.class_archive >/dev/null
 state >"$stamp"

@@ -11,7 +11,7 @@ from pipelines.config import load_config
 from pipelines.errors import StepError
 from pipelines.orchestration.airflow_api import AirflowApi
 from pipelines.orchestration.airflow_env import REPOSITORY, Site
-from pipelines.orchestration.follow import follow, start
+from pipelines.orchestration.follow import follow, follow_all, start
 from pipelines.orchestration.services import down, up
 
 CONF = REPOSITORY / "conf" / "demo.yaml"
@@ -50,8 +50,8 @@ def _runs(api: AirflowApi, path: Path) -> None:
     _run(api, f"{project}_data", {}, partition_key=last)
     dags = [f"{project}_vm_{vertical}" for vertical in config.dataset.heads]
     started = {dag_id: start(api, dag_id, {"part": last, "compare": True}) for dag_id in dags}
-    for dag_id, run_id in started.items():
-        _require_success(api, dag_id, follow(api, dag_id, run_id))
+    for dag_id, state in follow_all(api, started).items():
+        _require_success(api, dag_id, state)
 
 
 def _run(api: AirflowApi, dag_id: str, conf: dict[str, object], partition_key: str | None = None) -> None:

@@ -40,18 +40,27 @@ def start(
 
 def follow(api: AirflowApi, dag_id: str, run_id: str, say: Callable[[str], None] = print) -> str:
     """Print tasks as they start and end until the run has ended; its state."""
+    return follow_all(api, {dag_id: run_id}, say)[dag_id]
+
+
+def follow_all(api: AirflowApi, runs: dict[str, str], say: Callable[[str], None] = print) -> dict[str, str]:
+    """Follow one run of each Dag at once, until all have ended; the state of each Dag's run."""
     begun = time.monotonic()
-    shown: dict[tuple[str, int, int], str] = {}
+    shown: dict[tuple[str, str, int, int], str] = {}
+    ended: dict[str, str] = {}
     while True:
-        state = str(api.run(dag_id, run_id)["state"])
-        for task in api.tasks(dag_id, run_id):
-            key = (task["task_id"], task["map_index"], task["try_number"])
-            now = str(task["state"])
-            if shown.get(key) != now and now in ("running", "awaiting_input", *ENDED):
-                say(f"[{time.monotonic() - begun:6.1f} s] {_line(dag_id, task)}")
-            shown[key] = now
-        if state in FINISHED:
-            return state
+        for dag_id in [dag_id for dag_id in runs if dag_id not in ended]:
+            state = str(api.run(dag_id, runs[dag_id])["state"])
+            for task in api.tasks(dag_id, runs[dag_id]):
+                key = (dag_id, task["task_id"], task["map_index"], task["try_number"])
+                now = str(task["state"])
+                if shown.get(key) != now and now in ("running", "awaiting_input", *ENDED):
+                    say(f"[{time.monotonic() - begun:6.1f} s] {_line(dag_id, task)}")
+                shown[key] = now
+            if state in FINISHED:
+                ended[dag_id] = state
+        if len(ended) == len(runs):
+            return ended
         time.sleep(POLL_SECONDS)
 
 
