@@ -65,7 +65,7 @@ def body(settings: DaySettings, report: Report) -> None:
             "writes": write_seconds(context, space, day, report),
         }
         stop_spark(context)
-        parts["fm_loop"] = measure_bare_loop(context, space, _inputs(context, day), settings.loop, report)
+        parts["fm_loop"] = measure_bare_loop(context, space, fm_rows(context, day), settings.loop, report)
         parts["vm_training"] = training_seconds(context, space, day, settings.vm_validation, report)
         for name, seconds in parts.items():
             report.add(f"bare_{name}_seconds", seconds)
@@ -94,7 +94,7 @@ def prepare(context: RunContext, settings: DaySettings, day: list[str], report: 
     with timed(report, "everything before the day"):
         write_sources(context, span(context, settings.fm.train, settings.fm.validation))
         write_sources(context, clock.between(settings.first_tokens, before))
-        sample = _inputs(context, span(context, settings.fm.train))
+        sample = fm_rows(context, span(context, settings.fm.train))
         size_fm(context, settings.loop, sample, settings.min_rows, report)
         space = open_space(context, settings.fm)
         write_tokens(context, space, clock.between(settings.first_tokens, before))
@@ -129,7 +129,7 @@ def write_seconds(context: RunContext, space: SpaceRecord, day: list[str], repor
     for place, (table, scope) in enumerate(tables):
         frame = context.store.read(context.spark, table, context.pin(table, scope, day), scope, day).persist()
         frame.count()
-        target = str(Path(context.root, "copies", f"{place}-{table}"))
+        target = str(Path(context.root, "copies", f"{place}-{table}-{day[0]}"))
         with timed(report, f"bare write of {table} {scope.get('space_id', '')}") as watch:
             frame.write.format("delta").partitionBy(*PARTITION_COLUMNS[table]).save(target)
         frame.unpersist()
@@ -159,7 +159,8 @@ def _step(report: Report, label: str, action: Callable[[], object]) -> None:
     report.add(f"{label.replace(' ', '_')}_seconds", watch.seconds)
 
 
-def _inputs(context: RunContext, parts: list[str]) -> pa.Table:
+def fm_rows(context: RunContext, parts: list[str]) -> pa.Table:
+    """Every row that the FM reads in ``parts``."""
     scope = {"inputs_id": context.inputs_id}
     rows = context.store.arrow("fm_inputs", context.pin("fm_inputs", scope, parts), scope, parts)
     if not rows.num_rows:
