@@ -138,7 +138,7 @@ class SourceConfig(Strict):
     read: ReadConfig | None = None
     world: WorldConfig | None = None
     joins: list[JoinConfig] = Field(default=[], description="side tables, joined on equal ids")
-    where: str | None = Field(default=None, description="Spark SQL filter over source rows")
+    where: str | None = Field(default=None, description="Spark SQL filter over source rows; null keeps the row")
     explode: ExplodeConfig | None = None
     negatives: NegativeSampling | None = None
     past_events: PastEvents | None = None

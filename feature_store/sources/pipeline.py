@@ -59,7 +59,8 @@ def judged_rows(
     frame, columns = raw.frame, raw.columns
     if source.where is not None:
         resolve(frame, {"source.where": source.where})
-        frame = frame.where(source.where)
+        # Null means that a value it needs is missing or unreadable: such a row is to be judged, not lost.
+        frame = frame.where(F.coalesce(F.expr(source.where), F.lit(True)))
     if source.explode is not None:
         frame = explode_column(frame, source.explode).withColumn(POSITION_COLUMN, F.col(source.explode.position))
         columns = [*columns, source.explode.name, source.explode.position]

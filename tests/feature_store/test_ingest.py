@@ -107,6 +107,14 @@ def test_a_repeated_row_is_kept_once_the_earliest_to_arrive(spark, tmp_path):
         assert sorted(json.loads(text)["price"] for *_, text in quarantine) == [3.0, 4.0]
 
 
+def test_a_filter_leaves_out_only_rows_for_which_it_is_false(spark, tmp_path):
+    path = write(tmp_path / "d.parquet", [row(1), row(2), row(8, user=None), row(15)])
+    dataset = shop(path, source={"where": "user % 7 = 1"})
+    examples, _, quarantine, rejected, _ = collected(spark, dataset, PARTS[:1])
+    assert len(examples) == 2
+    assert (reasons(quarantine), rejected) == ({"null user": 1}, {PARTS[0]: 1})
+
+
 def test_a_range_equals_its_partitions_singly_rejects_included(spark, tmp_path):
     for day in range(3):
         rows = [row(n, day) for n in range(10)]
