@@ -11,6 +11,8 @@ from typing import Any
 from airflow.sdk import BaseNotifier
 
 from dags.runner import VerbOperator
+from pipelines.config import load_config
+from pipelines.orchestration.partition_key import follows_clock
 
 ALARM_SETTING = "LOOPFM_ALARM_URL"
 log = logging.getLogger(__name__)
@@ -45,7 +47,10 @@ class AlarmNotifier(BaseNotifier):
 
 
 class WatchOperator(VerbOperator):
-    """Step ``watch``: sends what it finds; the run itself goes on, since its rows are good."""
+    """Step ``watch``: sends what it finds; the run itself goes on, since its rows are good.
+
+    Only a run that readers wait for can publish late: it gets ``--live``.
+    """
 
     def execute(self, context: Any) -> Any:
         """Run the verb and send each alarm."""
@@ -54,3 +59,10 @@ class WatchOperator(VerbOperator):
             text = f"{self.dag_id}: {alarm['kind']} {alarm['part']}: {alarm['text']}"
             AlarmNotifier(text=text).notify(context)
         return facts
+
+    def _arguments(self, context: Any) -> list[str]:
+        run, dataset = context["dag_run"], load_config(self.conf).dataset
+        live = run.start_date is not None and follows_clock(
+            dataset.clock.grain_ms, dataset.lag, run.run_type, run.run_after, run.start_date
+        )
+        return [*super()._arguments(context), *(["--live"] if live else [])]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronPartitionTimetable, PokeReturnValue, get_current_context, task, task_group
+from airflow.sdk import DAG, PokeReturnValue, get_current_context, task, task_group
 
 from dags.alarms import WatchOperator
 from dags.project import PART_PARAM, Project
 from dags.runner import part_of
-from pipelines.orchestration.partition_key import cron_of, key_format
+from dags.timetable import PartitionTimetable
 from pipelines.orchestration.readiness import source_ready
 
 DOC = """One partition, from the source to features.
@@ -25,7 +25,8 @@ WAIT = timedelta(days=1)
 
 def data_dag(project: Project) -> DAG:
     """Wait, check, ingest, fm-inputs; per active space infer, segments and features; score; watch."""
-    with project.dag("data", DOC, schedule=_timetable(project), params={"part": PART_PARAM}, **_range(project)) as dag:
+    timetable = PartitionTimetable(project.config.dataset.clock)
+    with project.dag("data", DOC, schedule=timetable, params={"part": PART_PARAM}, **_range(project)) as dag:
         one = ("--from", "{part}", "--to", "{part}")
         check = project.step(
             "check", "Profile of the partition's source rows, and what would be set aside.", *one, "--record"
@@ -47,18 +48,11 @@ def data_dag(project: Project) -> DAG:
         )  # fmt: skip
         watch = project.step(
             "watch", "Alarms: lag breach, quarantine share, drift of vectors, calibration of champions.",
-            "--part", "{part}", "{% if dag_run.run_type == 'scheduled' %}--live{% endif %}",
-            operator=WatchOperator,
+            "--part", "{part}", operator=WatchOperator,
         )  # fmt: skip
         _wait(project) >> check >> ingest >> inputs >> raw >> spaces
         raw >> written >> score >> watch
     return dag
-
-
-def _timetable(project: Project) -> CronPartitionTimetable:
-    """A run when a partition closes; its key is that partition's name."""
-    clock = project.config.dataset.clock
-    return CronPartitionTimetable(cron_of(clock), timezone="UTC", run_offset=-1, key_format=key_format(clock))
 
 
 def _range(project: Project) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from dags.alarms import AlarmNotifier
+from dags.deadline import PartitionClosed
 from dags.runner import VerbOperator
 from pipelines.config import ProjectConfig, load_config
 from pipelines.orchestration.airflow_env import SPARK_POOL, TRAINER_POOL
@@ -72,13 +73,14 @@ class Project:
         return made
 
     def deadline(self) -> DeadlineAlert | None:
-        """Alarm for a run that takes longer than the lag that readers of the data set are promised."""
-        if not self.config.dataset.lag:
+        """Alarm for a scheduled partition that is not ready when the lag that readers are promised is over."""
+        dataset = self.config.dataset
+        if not dataset.lag:
             return None
-        lag = timedelta(milliseconds=self.config.dataset.lag)
-        text = f"{self.dag_id('data')}: a partition is not ready {lag} after its run was due"
+        lag = timedelta(milliseconds=dataset.lag)
+        text = f"{self.dag_id('data')}: partition {{{{ dag_run.partition_key }}}} is not ready {lag} after it closed"
         return DeadlineAlert(
-            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            reference=PartitionClosed(dataset.clock.grain_ms, dataset.lag),
             interval=lag,
             callback=AsyncCallback(AlarmNotifier, kwargs={"text": text}),
         )

@@ -1,4 +1,5 @@
-"""The Airflow plugin: two pages in the navigation, served by the app of ``dags.plugin.app``.
+"""The Airflow plugin: two pages in the navigation, served by the app of ``dags.plugin.app``, and the timetable and the
+deadline that the scheduler needs for the Dags.
 
 Every Airflow process loads plugins, tasks among them; only the API server asks for ``fastapi_apps``. So the app, which
 imports Airflow's whole API, is made when it is asked for.
@@ -9,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+
+from dags.deadline import PartitionClosed
+from dags.timetable import PartitionTimetable
 
 URL_PREFIX = "/loopfm"
 
@@ -29,9 +33,11 @@ def _view(name: str, page: str) -> dict[str, Any]:
 
 
 class LoopfmPlugin(AirflowPlugin):
-    """Coverage and VMs of every project of the projects' folder."""
+    """Coverage and VMs of every project of the projects' folder; what the data Dag is scheduled by."""
 
     name = "loopfm"
+    timetables = [PartitionTimetable]  # noqa: RUF012
+    deadline_references = [PartitionClosed]  # noqa: RUF012
     external_views = [_view("Coverage", "coverage"), _view("VMs", "vms")]  # noqa: RUF012
 
     @property

@@ -10,6 +10,7 @@ from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS, PartitionClock
 from pipelines.errors import ConfigError, StepError
 
 PART_PARAM = "part"
+SCHEDULED = "scheduled"
 
 
 def cron_of(clock: PartitionClock) -> str:
@@ -68,6 +69,20 @@ def resolve_part(
 def closed_part(clock: PartitionClock, instant: datetime) -> str:
     """The newest partition that had closed at ``instant``."""
     return clock.part_of(clock.floor(instant_ms(instant)) - 1)
+
+
+def follows_clock(grain_ms: int, lag_ms: int, run_type: str, due: datetime, begun: datetime) -> bool:
+    """Whether readers wait for the partition that a run makes: a scheduled run that began before a later partition
+    closed, or before the promised lag was over. One that begins later catches up: it cannot be in time.
+
+    Args:
+        grain_ms: of the data set.
+        lag_ms: of the data set.
+        run_type: of the Dag run.
+        due: when the partition closed.
+        begun: when the run was made.
+    """
+    return run_type == SCHEDULED and instant_ms(begun) < instant_ms(due) + max(grain_ms, lag_ms)
 
 
 def instant_ms(instant: datetime) -> int:

@@ -6,13 +6,20 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from airflow.serialization.decoders import decode_deadline_alert
+from airflow.serialization.encoders import encode_deadline_alert
 
-from dags.alarms import AlarmNotifier
+from dags.alarms import AlarmNotifier, WatchOperator
+from dags.data_dag import data_dag
 from dags.project import Project
+from feature_store.clocks import HOUR_MS
+from pipelines.orchestration.partition_key import follows_clock
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -55,9 +62,54 @@ def test_a_receiver_that_is_away_is_logged(monkeypatch: pytest.MonkeyPatch, capl
     assert "LOOPFM_ALARM_URL: the alarm could not be sent" in caplog.text
 
 
-def test_the_deadline_of_a_run_is_the_promised_lag(project_file: Path) -> None:
+def run(run_type: str, begun: timedelta) -> SimpleNamespace:
+    """A run of the partition of 9 January that is made ``begun`` after it closed."""
+    due = datetime.now(UTC) - begun
+    return SimpleNamespace(run_type=run_type, run_after=due, start_date=due + begun, partition_key="2026-01-09")
+
+
+RUNS = {
+    "scheduled": (run("scheduled", timedelta(0)), True),
+    "scheduled, when the promise was over already": (run("scheduled", timedelta(hours=5)), True),
+    "scheduled, to catch up": (run("scheduled", timedelta(days=3)), False),
+    "backfill": (run("backfill", timedelta(0)), False),
+    "by hand": (run("manual", timedelta(0)), False),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_only_a_run_that_readers_wait_for_has_a_deadline(kind: str, project_file: Path) -> None:
+    found, live = RUNS[kind]
+    declared = Project.load(str(project_file)).deadline()
+    assert declared is not None
+    read = decode_deadline_alert({"__type": "deadline_alert", "__var": encode_deadline_alert(declared)})
+    session = SimpleNamespace(scalar=lambda query: found)
+    deadline = read.reference.evaluate_with(session=session, interval=read.interval, dag_id="small_data", run_id="any")
+    assert deadline == (found.run_after + timedelta(hours=1) if live else None)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_only_a_run_that_readers_wait_for_can_breach_the_lag(kind: str, project_file: Path) -> None:
+    found, live = RUNS[kind]
+    watch = data_dag(Project.load(str(project_file))).get_task("watch")
+    assert isinstance(watch, WatchOperator)
+    arguments = watch._arguments({"dag_run": found, "params": {}})
+    assert arguments == ["--part", "2026-01-09", *(["--live"] if live else [])]
+
+
+@pytest.mark.parametrize(("begun", "live"), [(timedelta(minutes=119), True), (timedelta(hours=2), False)])
+def test_a_lag_longer_than_a_partition_keeps_a_run_live_until_it_is_over(begun: timedelta, live: bool) -> None:
+    due = datetime(2026, 1, 9, tzinfo=UTC)
+    assert follows_clock(HOUR_MS // 6, 2 * HOUR_MS, "scheduled", due, due + begun) == live
+
+
+def test_a_missed_deadline_names_the_partition(project_file: Path, receiver: list[dict[str, str]]) -> None:
     deadline = Project.load(str(project_file)).deadline()
     assert deadline is not None
-    assert deadline.interval.total_seconds() == 3600
     assert deadline.callback.path == "dags.alarms.AlarmNotifier"
-    assert "small_data: a partition is not ready 1:00:00 after" in deadline.callback.kwargs["text"]
+
+    async def send() -> None:
+        await AlarmNotifier(**deadline.callback.kwargs, context={"dag_run": {"partition_key": "2026-01-09"}})
+
+    asyncio.run(send())
+    assert receiver == [{"text": "small_data: partition 2026-01-09 is not ready 1:00:00 after it closed"}]

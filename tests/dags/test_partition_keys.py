@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pendulum
 import pytest
 from airflow.timetables.base import TimeRestriction
-from airflow.timetables.trigger import CronPartitionTimetable
 
-from dags.data_dag import _timetable
+from dags.data_dag import data_dag
 from dags.project import Project
+from dags.timetable import PartitionTimetable
 from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS, PartitionClock
 from feature_store.errors import ContractError
 from pipelines.errors import ConfigError, StepError
-from pipelines.orchestration.partition_key import closed_part, cron_of, key_format, resolve_part
+from pipelines.orchestration.partition_key import closed_part, cron_of, resolve_part
 from tests.pipelines import loop_world
 
 GRAINS = {
@@ -22,75 +22,96 @@ GRAINS = {
     "day at 05:30": PartitionClock(DAY_MS, 330 * MINUTE_MS),
     "hour": PartitionClock(HOUR_MS),
     "hour at :15": PartitionClock(HOUR_MS, 15 * MINUTE_MS),
+    "hour, days from 05:30": PartitionClock(HOUR_MS, 330 * MINUTE_MS),
     "six hours": PartitionClock(6 * HOUR_MS),
     "six hours from 2": PartitionClock(6 * HOUR_MS, 2 * HOUR_MS),
     "ten minutes": PartitionClock(10 * MINUTE_MS),
     "twenty minutes at :05": PartitionClock(20 * MINUTE_MS, 5 * MINUTE_MS),
 }
 BORDERS = {
-    "month": "2026-01-31T22:00",
-    "leap day": "2024-02-28T22:00",
-    "year": "2025-12-31T22:00",
-    "clocks go forward": "2026-03-28T22:00",
-    "clocks go back": "2026-10-24T22:00",
+    "month": ("2025-01-31", "2025-02-01"),
+    "leap day": ("2024-02-28", "2024-03-01"),
+    "year": ("2024-12-31", "2025-01-01"),
+    "clocks go forward": ("2025-03-29", "2025-03-30"),
+    "clocks go back": ("2025-10-25", "2025-10-26"),
 }
 
 
-def timetable(clock: PartitionClock) -> CronPartitionTimetable:
-    return CronPartitionTimetable(cron_of(clock), timezone="UTC", run_offset=-1, key_format=key_format(clock))
+def at(text: str) -> datetime:
+    """A date or time as Airflow's command line takes it."""
+    return pendulum.instance(datetime.fromisoformat(text).replace(tzinfo=UTC))
 
 
-def scheduled_keys(clock: PartitionClock, start: datetime, end: datetime) -> list[str]:
-    """Keys of the runs that a scheduler with catch-up makes, by the time they are due."""
-    table, keys, last = timetable(clock), [], None
-    restriction = TimeRestriction(earliest=pendulum.instance(start), latest=pendulum.instance(end), catchup=True)
-    while (info := table.next_dagrun_info_v2(last_dagrun_info=last, restriction=restriction)) is not None:
+def scheduled_keys(clock: PartitionClock, first: str, last: str) -> list[str | None]:
+    """Keys of the runs that a scheduler with catch-up makes, from the end of ``first`` to the end of ``last``."""
+    table, keys, previous = PartitionTimetable(clock), [], None
+    earliest, latest = (pendulum.from_timestamp(clock.end(part) / 1000) for part in (first, last))
+    restriction = TimeRestriction(earliest=earliest, latest=latest, catchup=True)
+    while (info := table.next_dagrun_info_v2(last_dagrun_info=previous, restriction=restriction)) is not None:
         keys.append(info.partition_key)
-        last = info
+        previous = info
     return keys
 
 
-def backfilled_keys(clock: PartitionClock, start: datetime, end: datetime) -> list[str]:
-    return [
-        info.partition_key
-        for info in timetable(clock).iter_partition_dagrun_infos(
-            earliest=pendulum.instance(start), latest=pendulum.instance(end)
-        )
-    ]
+def backfilled_keys(clock: PartitionClock, first: str, last: str) -> list[str | None]:
+    """Keys of the runs of ``airflow backfill create --from-date first --to-date last``."""
+    infos = PartitionTimetable(clock).iter_partition_dagrun_infos(earliest=at(first), latest=at(last))
+    return [info.partition_key for info in infos]
 
 
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("grain", GRAINS)
-def test_scheduled_and_backfilled_partitions_have_one_key(grain: str, border: str) -> None:
-    clock = GRAINS[grain]
-    start = datetime.fromisoformat(BORDERS[border]).replace(tzinfo=UTC)
-    end = start + timedelta(hours=52)
-    first = clock.floor(int(start.timestamp() * 1000))
-    expected = {clock.part_of(first + place * clock.grain_ms) for place in range(52 * HOUR_MS // clock.grain_ms + 2)}
-    scheduled = scheduled_keys(clock, start, end)
-    backfilled = backfilled_keys(clock, start, end)
-    assert len(scheduled) == len(set(scheduled)) > 1
-    assert set(scheduled) | set(backfilled) <= expected | {clock.part_of(first - clock.grain_ms)}
-    assert len(set(scheduled) & set(backfilled)) >= len(expected) - 3
-    assert [resolve_part(clock, key, {}, None) for key in backfilled] == backfilled
+def test_scheduled_and_backfilled_partitions_of_whole_days_have_one_key(grain: str, border: str) -> None:
+    clock, days = GRAINS[grain], BORDERS[border]
+    first, last = clock.span(*days)
+    expected = clock.between(first, last)
+    assert len(expected) == len(PartitionClock(DAY_MS).between(*days)) * DAY_MS // clock.grain_ms
+    assert backfilled_keys(clock, *days) == expected
+    assert scheduled_keys(clock, first, last) == expected
+    assert [resolve_part(clock, key, {}, None) for key in expected] == expected
+
+
+def test_a_bound_within_a_day_is_taken_as_it_is() -> None:
+    keys = backfilled_keys(GRAINS["six hours"], "2025-03-30T06:00", "2025-03-31T13:00")
+    assert keys == [
+        "2025-03-30T06",
+        "2025-03-30T12",
+        "2025-03-30T18",
+        "2025-03-31T00",
+        "2025-03-31T06",
+        "2025-03-31T12",
+    ]
+
+
+def test_a_partition_that_has_not_closed_is_left_to_the_schedule() -> None:
+    clock = GRAINS["hour"]
+    today = datetime.now(UTC)
+    keys = backfilled_keys(clock, f"{today - timedelta(days=1):%Y-%m-%d}", f"{today:%Y-%m-%d}")
+    assert closed_part(clock, today) == keys[-1] or closed_part(clock, datetime.now(UTC)) == keys[-1]
+    assert (
+        backfilled_keys(clock, f"{today + timedelta(days=1):%Y-%m-%d}", f"{today + timedelta(days=2):%Y-%m-%d}") == []
+    )
+
+
+@pytest.mark.parametrize("grain", GRAINS)
+def test_the_scheduler_reads_the_timetable_as_it_was_written(grain: str) -> None:
+    from airflow.serialization.decoders import decode_timetable
+    from airflow.serialization.encoders import encode_timetable
+
+    read = decode_timetable(encode_timetable(PartitionTimetable(GRAINS[grain])))
+    assert isinstance(read, PartitionTimetable)
+    assert read.clock == GRAINS[grain]
 
 
 def test_a_partition_is_scheduled_when_it_has_closed() -> None:
     clock = PartitionClock(HOUR_MS)
     start = datetime(2026, 1, 9, 13, tzinfo=UTC)
-    info = timetable(clock).next_dagrun_info_v2(
+    info = PartitionTimetable(clock).next_dagrun_info_v2(
         last_dagrun_info=None, restriction=TimeRestriction(earliest=pendulum.instance(start), latest=None, catchup=True)
     )
     assert info is not None
     assert (info.partition_key, info.run_after) == ("2026-01-09T12", start)
     assert closed_part(clock, start) == "2026-01-09T12"
-
-
-def test_a_whole_day_is_backfilled_to_its_last_partition() -> None:
-    day = datetime(2026, 3, 29, tzinfo=UTC)
-    keys = backfilled_keys(PartitionClock(HOUR_MS), day, day + timedelta(hours=23))
-    assert keys == [f"2026-03-29T{hour:02}" for hour in range(24)]
-    assert backfilled_keys(PartitionClock(DAY_MS), day, day) == ["2026-03-29"]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +150,6 @@ def test_a_grain_that_cron_cannot_say_is_an_error() -> None:
 
 
 def test_the_data_dag_uses_the_grain_of_its_project() -> None:
-    project = Project("x.yaml", loop_world.settings(grain="1h"))
-    made = _timetable(project)
-    assert (made.key_format, made.run_offset) == ("%Y-%m-%dT%H", -1)
+    made = data_dag(Project("x.yaml", loop_world.settings(grain="1h"))).timetable
+    assert isinstance(made, PartitionTimetable)
+    assert made.clock == PartitionClock(HOUR_MS)
