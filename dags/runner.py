@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from dags.plugin import URL_PREFIX
 from pipelines.config import load_config
 from pipelines.errors import ADVICE
 from pipelines.orchestration.airflow_env import MLFLOW_PORT, MLFLOW_PORT_SETTING, REPOSITORY
@@ -51,14 +53,15 @@ class MlflowRunLink(BaseOperatorLink):
 
 
 class ReportLink(BaseOperatorLink):
-    """Button to the HTML report."""
+    """Button to the HTML report, which Airflow's API server shows (``dags.plugin.app``)."""
 
     name = "Report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Address of the report that the task wrote; empty for other steps."""
-        report = getattr(operator, "facts", {}).get("report", "")
-        return Path(report).resolve().as_uri() if report else ""
+        """Address of the project's report; empty for steps that write none."""
+        if "report" not in getattr(operator, "facts", {}):
+            return ""
+        return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}{URL_PREFIX}/report/{Path(operator.conf).stem}"
 
 
 class VerbOperator(BaseOperator):

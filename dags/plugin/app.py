@@ -22,8 +22,12 @@ from pipelines.errors import PipelineError
 
 STATIC = Path(__file__).parent / "static"
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'"
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""A report is one file that holds its own styles; it has no scripts."""
 ALL_DAGS = "~"
 """Asked by name: without one, ``requires_access_dag`` takes the id of any Dag that a caller puts in the query."""
+DRAWING = threading.Lock()
+"""Matplotlib keeps its settings for the whole process."""
 
 router = APIRouter()
 
@@ -63,6 +67,19 @@ def coverage_page() -> FileResponse:
 def vms_page() -> FileResponse:
     """The page of VMs."""
     return _file("vms.html")
+
+
+@router.get("/report/{project}")
+def report(request: Request, project: str) -> Response:
+    """The HTML report of the newest comparison, made from tables and MLflow, so that no disk is shared with tasks."""
+    from pipelines.build_report import report_data
+    from pipelines.report import render_report
+
+    data = report_data(request.app.state.projects.context(project))
+    with DRAWING:
+        page = render_report(data)
+    headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-store"}
+    return Response(page, media_type="text/html", headers=headers)
 
 
 @router.get("/static/{name}")

@@ -12,9 +12,8 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from dags.deadline import PartitionClosed
+from dags.plugin import URL_PREFIX
 from dags.timetable import PartitionTimetable
-
-URL_PREFIX = "/loopfm"
 
 
 def _view(name: str, page: str) -> dict[str, Any]:

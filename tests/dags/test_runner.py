@@ -74,11 +74,12 @@ def test_the_result_is_what_the_verb_says_it_did(project_file: Path) -> None:
 
 def test_links_lead_to_the_mlflow_run_and_the_report(project_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOPFM_MLFLOW_URL", "http://mlflow:5000")
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow:8080/below/")
     step = VerbOperator(task_id="step", verb="train-vm", conf=str(project_file))
     assert (MlflowRunLink().get_link(step, ti_key=None), ReportLink().get_link(step, ti_key=None)) == ("", "")
     step.facts = {"run_id": "abc", "experiment": "3", "report": "/tmp/report.html"}
     assert MlflowRunLink().get_link(step, ti_key=None) == "http://mlflow:5000/#/experiments/3/runs/abc"
-    assert ReportLink().get_link(step, ti_key=None) == "file:///tmp/report.html"
+    assert ReportLink().get_link(step, ti_key=None) == "http://airflow:8080/below/loopfm/report/small"
 
 
 def test_trainings_use_the_newest_closed_partition(project_file: Path) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from pipelines.inspection.projects import Projects
+from tests.pipelines import report_world
 
 PLUGIN = Path(__file__).parents[3] / "dags/plugin"
 
@@ -31,11 +36,25 @@ def client(app):
 def test_no_route_answers_without_a_login(app, client):
     values = {"project": "small", "name": "coverage.js"}
     paths = [route.path.format(**values) for route in app.routes]
-    assert {"/coverage", "/vms", "/static/coverage.js", "/api/projects/small/lineage"} <= set(paths)
+    assert {"/coverage", "/vms", "/report/small", "/static/coverage.js", "/api/projects/small/lineage"} <= set(paths)
     query = {"table": "examples", "part": "2026-01-01", "vertical": "feed", "version": "1", "dag_id": "small_data"}
     assert {path: client.get(path, params=query).status_code for path in paths} == dict.fromkeys(paths, 401)
     forged = {"Authorization": "Bearer nonsense"}
     assert {client.get(path, params=query, headers=forged).status_code for path in paths} == {403}
+
+
+def test_the_report_is_a_page_that_runs_no_script(world, monkeypatch):
+    from dags.plugin.app import report
+
+    projects = Projects(world.conf, str(world.root))
+    monkeypatch.setattr(
+        "pipelines.build_report.report_data", lambda of: replace(report_world.report(), project=of.config.name)
+    )
+    answer = report(SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(projects=projects))), "small")
+    assert "<title>" in answer.body.decode()
+    assert "small" in answer.body.decode()
+    assert answer.media_type == "text/html"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def test_airflow_finds_the_plugin_and_nothing_else_in_its_folder():
