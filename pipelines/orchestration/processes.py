@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.errors import StepError
 from pipelines.orchestration.airflow_env import HOST
 
 LOG_LINES = 15
+MARK_SETTING = "LOOPFM_SERVICE"
 
 
 def tail(log: Path) -> str:
@@ -28,28 +30,41 @@ def tail(log: Path) -> str:
 
 @dataclass(frozen=True)
 class Service:
-    """A started process. ``created`` (s since 1970) tells it from a later process with the same pid."""
+    """A started process. ``created`` (s since 1970) tells it from a later process with the same pid; ``mark`` is in the
+    environment of all that it starts."""
 
     name: str
     pid: int
     created: float
     log: str
+    mark: str = ""
 
     @property
     def process(self) -> psutil.Process | None:
         """The running process; None once it ended."""
         try:
             found = psutil.Process(self.pid)
-            if abs(found.create_time() - self.created) < 0.01 and found.status() != psutil.STATUS_ZOMBIE:
+            if self._started(found) and found.status() != psutil.STATUS_ZOMBIE:
                 return found
         except psutil.NoSuchProcess:
             pass
         return None
 
     @property
+    def has_session(self) -> bool:
+        """Whether the session of this number is the service's: it outlives its leader, a later process has its own."""
+        try:
+            return self._started(psutil.Process(self.pid))
+        except psutil.NoSuchProcess:
+            return True
+
+    @property
     def last_lines(self) -> str:
         """End of its log."""
         return tail(Path(self.log))
+
+    def _started(self, process: psutil.Process) -> bool:
+        return abs(process.create_time() - self.created) < 0.01
 
 
 class ServiceFile:
@@ -79,39 +94,45 @@ class ServiceFile:
 def start(name: str, command: list[str], environment: Mapping[str, str], log: Path, folder: Path) -> Service:
     """Start ``command`` in a session of its own; its output goes to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            env=dict(environment),
+            env={**environment, MARK_SETTING: mark},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Service(name, process.pid, psutil.Process(process.pid).create_time(), str(log))
+    return Service(name, process.pid, psutil.Process(process.pid).create_time(), str(log), mark)
 
 
 def stop(services: Iterable[Service], grace: float = 20.0) -> list[str]:
-    """End services with everything that they started; politely first.
+    """End services with everything that they started, also what one that was killed left behind; politely first.
 
     Returns:
         Names of those that had ended before.
     """
-    ended, alive = [], []
-    for service in services:
-        process = service.process
-        if process is None:
-            ended.append(service.name)
-        else:
-            alive += [*process.children(recursive=True), process]
+    services = list(services)
+    ended = [service.name for service in services if service.process is None]
+    alive = processes_of(services)
     _signal(alive, signal.SIGTERM)
     _, left = psutil.wait_procs(alive, timeout=grace)
-    left = [child for process in left for child in _family(process)]
+    left = list({*left, *processes_of(services)})
     _signal(left, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
     _reap(services)
     return ended
+
+
+def processes_of(services: Iterable[Service]) -> list[psutil.Process]:
+    """Every running process of the services: of their sessions, with their marks, and what these have started."""
+    services = list(services)
+    sessions = {service.pid for service in services if service.has_session}
+    marks = {service.mark for service in services if service.mark}
+    own = [process for process in psutil.process_iter() if _belongs(process, sessions, marks)]
+    return list({child for process in own for child in _family(process)})
 
 
 def require_free_port(port: int, setting: str) -> None:
@@ -166,6 +187,16 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
+
+
+def _belongs(process: psutil.Process, sessions: set[int], marks: set[str]) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # Airflow's processes write their title over their environment: those are found by their session.
+        return os.getsid(process.pid) in sessions or process.environ().get(MARK_SETTING) in marks
+    except (psutil.Error, OSError):
+        return False
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

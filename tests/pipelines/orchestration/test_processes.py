@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -23,6 +24,11 @@ from pipelines.orchestration.processes import (
 )
 
 PARENT = "import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+FORKING = (
+    "import subprocess, sys, time; sleep = [sys.executable, '-c', 'import time; time.sleep(60)']; "
+    "print(subprocess.Popen(sleep).pid, subprocess.Popen(sleep, start_new_session=True).pid, sep='\\n', flush=True); "
+    "time.sleep(60)"
+)
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 )
@@ -49,6 +55,21 @@ def test_a_service_ends_with_its_children_and_nothing_else(tmp_path: Path) -> No
     assert stop([service]) == []
     assert service.process is None
     assert not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE
+    assert other.process is not None
+    stop([other])
+
+
+def test_what_a_killed_service_left_behind_ends_too(tmp_path: Path) -> None:
+    other = run(tmp_path, "import time; time.sleep(60)", "other")
+    service = run(tmp_path, FORKING)
+    wait_for(lambda: len(service.last_lines.splitlines()) == 2)
+    left = [psutil.Process(int(line)) for line in service.last_lines.splitlines()]
+    os.kill(service.pid, signal.SIGKILL)
+    os.waitpid(service.pid, 0)
+    assert [process.is_running() for process in left] == [True, True]
+    assert [os.getsid(process.pid) == service.pid for process in left] == [True, False]
+    assert stop([service]) == ["one"]
+    assert [process.is_running() for process in left] == [False, False]
     assert other.process is not None
     stop([other])
 
