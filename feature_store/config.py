@@ -301,10 +301,6 @@ class DatasetConfig(Strict):
         composing |= {f"histories.keys.{name}": key for name, key in self.histories.keys.items()}
         for field, key in composing.items():
             _known(f"{field}.key", key, categorical)
-        labels = {f"as_of.{f.name}.label": f.label for f in self.as_of}
-        labels |= {f"event_lists.{f.name}.label": f.label for f in self.event_lists}
-        for field, label in labels.items():
-            _known(field, [label] if label else [], self.labels)
         raw_label = self.histories.raw_label
         _known("histories.raw_label", [raw_label] if raw_label else [], {v.label for v in self.verticals.values()})
         columns = {column for feature in self.as_of for column in feature.columns}
@@ -327,6 +323,19 @@ class DatasetConfig(Strict):
             if late:
                 raise ValueError(f"{field}: {late} are known only after the event and can never be features")
             _known(field, names, allowed)
+        return self
+
+    @model_validator(mode="after")
+    def _as_of_labels_are_stored(self) -> Self:
+        used = sorted({vertical.label for vertical in self.verticals.values()})
+        named = {f"as_of.{f.name}.label": f.label for f in self.as_of}
+        named |= {f"event_lists.{f.name}.label": f.label for f in self.event_lists}
+        for field, label in named.items():
+            if label is not None and label not in used:
+                raise ValueError(
+                    f"{field}: got {label!r}, which is the label of no vertical, so that none is stored; "
+                    f"allowed: {used}, the labels of verticals {list(self.verticals)}"
+                )
         return self
 
 

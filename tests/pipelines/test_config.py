@@ -31,6 +31,17 @@ def broken(path: str, value: Any) -> str:
         ("dataset.lag", "soon", "dataset.lag: got duration 'soon'; allowed: a whole number and a unit"),
         ("dataset.verticals.feed.label", "buy", "verticals.feed.label: got ['buy']; allowed: ['click', 'purchase']"),
         ("dataset.verticals.feed.features", ["nope"], "verticals.feed.features: got ['nope']; allowed:"),
+        (
+            "dataset.verticals.shop.label",
+            "click",
+            "dataset: as_of.user_purchases.label: got 'purchase', which is the label of no vertical, so that none is "
+            "stored; allowed: ['click'], the labels of verticals ['feed', 'shop']",
+        ),
+        (
+            "dataset.event_lists",
+            [{"name": "liked", "key": ["user"], "entity": "item", "length": 2, "label": "like"}],
+            "dataset: event_lists.liked.label: got 'like', which is the label of no vertical",
+        ),
         ("dataset.histories.keys", {"u": ["nobody"]}, "histories.keys.u.key: got ['nobody']; allowed:"),
         ("dataset.unknown", 1, "conf/x.yaml: dataset.unknown: no such setting; "),
         (
