@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from feature_store.asof_plan import Plan, fm_plan, vm_plan, window_ms
@@ -44,6 +44,26 @@ def needed_parts(
         elif part < min(parts) and asks.sees(part):
             (partial if part in summed and asks.sees_whole(part) else raw).append(part)
     return NeededParts(raw, partial)
+
+
+def earlier_parts(
+    dataset: DatasetConfig, names: Sequence[str] | None = None
+) -> Callable[[str], tuple[str, str] | None]:
+    """Of a partition, the first and last of the earlier ones whose events its as-of columns may see; None: of none.
+
+    ``names`` as in ``needed_parts``. The first is empty text where nothing bounds it.
+    """
+    clock = dataset.clock
+    plan = fm_plan(dataset) if names is None else vm_plan(dataset, names)
+
+    def span(part: str) -> tuple[str, str] | None:
+        asks = _Asks.of(dataset, plan, part, part)
+        if not (asks.endless or asks.windows):
+            return None
+        last = clock.part_of(min(asks.last, clock.start(part)) - 1)
+        return ("" if asks.endless else clock.part_of(asks.first - max(asks.windows))), last
+
+    return span
 
 
 def reach_ms(dataset: DatasetConfig, plan: Plan) -> int:

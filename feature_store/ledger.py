@@ -115,6 +115,12 @@ class Ledger:
             text = scope_text(scope)
             return {part: self._index.state(table, text, part) for part in sorted(self._index.latest[table, text])}
 
+    def first_written(self, table: str, scope: Scope) -> dict[str, int]:
+        """part -> version of the first commit that wrote it: what was read at an older version lacks the partition."""
+        with self._lock:
+            self._refresh()
+            return dict(self._index.first[table, scope_text(scope)])
+
     def scopes(self, table: str) -> list[Scope]:
         """Scopes of a table that the ledger has entries of."""
         with self._lock:
@@ -251,6 +257,7 @@ class _Index:
 
     def __init__(self) -> None:
         self.latest: defaultdict[tuple[str, str], dict[str, LedgerEntry]] = defaultdict(dict)
+        self.first: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self.versions: defaultdict[str, set[int]] = defaultdict(set)
         self.written_by: dict[str, int] = {}
         self._written: dict[tuple[str, str, str], LedgerEntry] = {}
@@ -282,6 +289,9 @@ class _Index:
             return
         self.versions[entry.table].add(entry.version_written)
         self.written_by[entry.token] = entry.version_written
+        if entry.done:
+            first = self.first[entry.table, scope]
+            first[entry.part] = min(entry.version_written, first.get(entry.part, entry.version_written))
         key = (entry.table, scope, entry.part)
         written = self._written.get(key)
         if written is None or (written.version_written or 0) <= entry.version_written:

@@ -27,13 +27,16 @@ PARTIALS = TableStep("fm-inputs", 1, "partials", _definition)
 
 @dataclass(frozen=True)
 class AsOfReads:
-    """What the as-of columns of ``parts`` read; ``earlier`` row by row, ``summed`` as partial sums."""
+    """What the as-of columns of ``parts`` read; ``earlier`` row by row, ``summed`` as partial sums.
+
+    ``past`` holds the partitions of past events; None on the VM's clock, which sees none.
+    """
 
     scope: dict[str, str]
     parts: list[str]
     earlier: list[str]
     summed: list[str]
-    past: list[str]
+    past: list[str] | None
 
     @property
     def reads(self) -> list[Read]:
@@ -41,7 +44,8 @@ class AsOfReads:
         found = [Read(table, {}, self.parts) for table in ("examples", "labels")]
         found += [Read(table, {}, self.earlier, optional=True) for table in ("examples", "labels") if self.earlier]
         found += [Read("partials", self.scope, self.summed)] if self.summed else []
-        return found + ([Read("past_events", {}, self.past, optional=True)] if self.past else [])
+        # Read even where sums stand for all of them: the version tells which partitions appeared later.
+        return found + ([Read("past_events", {}, self.past, optional=True)] if self.past is not None else [])
 
     def frames(self, inputs: PinnedInputs) -> tuple[DataFrame, DataFrame, DataFrame | None, DataFrame | None]:
         """Examples, labels, past events and partials at their pinned versions."""
@@ -49,25 +53,25 @@ class AsOfReads:
         return (
             inputs.require("examples", {}, rows),
             inputs.require("labels", {}, rows),
-            inputs.frame("past_events", {}, self.past),
+            inputs.frame("past_events", {}, self.past or []),
             inputs.frame("partials", self.scope, self.summed),
         )
 
 
 def as_of_reads(context: RunContext, parts: list[str], names: list[str] | None = None) -> AsOfReads:
     """What to read for the FM's as-of columns of ``parts`` (``names``: for these counters, on the VM's clock)."""
+    # A partition that is being written again, or failed to be, still holds the rows of its last commit.
     ledger = context.store.ledger
-    examples = {part: entry for part, entry in ledger.coverage("examples", {}).items() if entry.done}
-    past = {part for part, entry in ledger.coverage("past_events", {}).items() if entry.done}
+    examples, past = set(ledger.first_written("examples", {})), set(ledger.first_written("past_events", {}))
     scope = {"inputs_id": context.inputs_id}
-    needed = needed_parts(context.dataset, parts, {*examples, *past}, _fresh_partials(context, scope), names)
+    needed = needed_parts(context.dataset, parts, examples | past, _fresh_partials(context, scope), names)
     raw = [part for part in needed.raw if part < parts[0]]
     return AsOfReads(
         scope=scope,
         parts=parts,
         earlier=[part for part in raw if part in examples],
         summed=needed.partial,
-        past=sorted(past.intersection([*raw, *parts])) if names is None else [],
+        past=sorted(past.intersection([*raw, *parts])) if names is None else None,
     )
 
 

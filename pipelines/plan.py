@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feature_store.asof_parts import earlier_parts
+from feature_store.asof_plan import counter_names, fm_plan
 from feature_store.config import RAW_SPACE
 from feature_store.histories import segment_span
 from feature_store.ledger import LedgerEntry
@@ -40,11 +42,15 @@ class PartState:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Partitions of a table that one partition depends on: from the first to the last of ``span(part)``."""
+    """Partitions of a table that one partition depends on: from the first to the last of ``span(part)``; None: on none.
+
+    ``appearing``: it becomes stale when one of them is written for the first time, not when one is written again.
+    """
 
     table: str
     scope: Scope
-    span: Callable[[str], tuple[str, str]]
+    span: Callable[[str], tuple[str, str] | None]
+    appearing: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,28 @@ class Target:
 
 
 class _Written:
-    """Versions of the done partitions of a table, in time order: thousands of spans are asked of them."""
+    """Versions at which the partitions of a table were written, in time order: thousands of spans are asked of them."""
 
-    def __init__(self, entries: Mapping[str, LedgerEntry]) -> None:
-        self._done = {part: entry.version_written or 0 for part, entry in entries.items() if entry.done}
-        self._parts = sorted(self._done)
-        self._versions = np.array([self._done[part] for part in self._parts], dtype=np.int64)
+    def __init__(self, versions: Mapping[str, int]) -> None:
+        self._of = versions
+        self._parts = sorted(versions)
+        self._versions = np.array([versions[part] for part in self._parts], dtype=np.int64)
+
+    @classmethod
+    def of(cls, context: RunContext, upstream: Upstream) -> _Written:
+        """The newest version of each done partition; of ``appearing`` ones the first of each that is not empty."""
+        ledger = context.store.ledger
+        entries = ledger.coverage(upstream.table, upstream.scope)
+        if not upstream.appearing:
+            return cls({part: entry.version_written or 0 for part, entry in entries.items() if entry.done})
+        empty = {part for part, entry in entries.items() if entry.done and not entry.rows}
+        first = ledger.first_written(upstream.table, upstream.scope)
+        return cls({part: version for part, version in first.items() if part not in empty})
 
     def newer(self, span: tuple[str, str], version: int) -> str | None:
         """The first partition of ``span``, both ends included, that was written after ``version``."""
         if span[0] == span[1]:
-            return span[0] if self._done.get(span[0], -1) > version else None
+            return span[0] if self._of.get(span[0], -1) > version else None
         start, stop = bisect_left(self._parts, span[0]), bisect_right(self._parts, span[1])
         places = np.flatnonzero(self._versions[start:stop] > version)
         return self._parts[start + int(places[0])] if len(places) else None
@@ -89,7 +106,7 @@ def source_targets(context: RunContext) -> list[Target]:
     return [
         Target(EXAMPLES, {}, ()),
         Target(LABELS, {}, ()),
-        Target(FM_INPUTS, scope, own),
+        Target(FM_INPUTS, scope, (*own, *_looked_back_to(context))),
         *summed,
         Target(SEGMENTS, {"space_id": RAW_SPACE}, own),
         _histories(context, RAW_SPACE),
@@ -105,8 +122,22 @@ def space_targets(context: RunContext, space: SpaceRecord) -> list[Target]:
         Target(FM_OUTPUTS, scope, (Upstream("fm_inputs", {"inputs_id": space.inputs_id}, _same),)),
         Target(SEGMENTS, scope, (outputs, labels)),
         _histories(context, space.space_id),
-        Target(FEATURES, scope, (Upstream("examples", {}, _same), labels, outputs)),
+        Target(FEATURES, scope, (Upstream("examples", {}, _same), labels, outputs, *_counted(context))),
     ]
+
+
+def _looked_back_to(context: RunContext) -> list[Upstream]:
+    """Earlier partitions that the FM's as-of columns see. Late rows of one that was there are seen later on only."""
+    span = earlier_parts(context.dataset)
+    lists = any(one.lists for one in fm_plan(context.dataset).passes)
+    tables = ["examples", *(["past_events"] if lists else [])]
+    return [Upstream(table, {}, span, appearing=True) for table in tables]
+
+
+def _counted(context: RunContext) -> list[Upstream]:
+    """Earlier partitions that verticals' counters see."""
+    names = counter_names(context.dataset)
+    return [Upstream("examples", {}, earlier_parts(context.dataset, names), appearing=True)] if names else []
 
 
 def _histories(context: RunContext, space_id: str) -> Target:
@@ -123,7 +154,7 @@ def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[s
     """State of each of ``parts``."""
     entries = context.store.ledger.coverage(target.step.table, target.scope)
     info = target.step.info(context)
-    upstream = [(u, _Written(context.store.ledger.coverage(u.table, u.scope))) for u in target.upstream]
+    upstream = [(source, _Written.of(context, source)) for source in target.upstream]
     states = {}
     for part in parts:
         entry = entries.get(part)
@@ -142,7 +173,10 @@ def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[s
 
 def _upstream_state(part: str, entry: LedgerEntry, upstream: Covered) -> tuple[str, str]:
     for source, written in upstream:
-        newer = written.newer(source.span(part), entry.versions_read.get(source.table, -1))
+        span = source.span(part)
+        newer = written.newer(span, entry.versions_read.get(source.table, -1)) if span else None
+        if newer is not None and source.appearing:
+            return "stale", f"{source.table} {newer}, which its as-of columns see, came after it was written"
         if newer is not None:
             return "stale", f"{source.table} {newer} was written again"
     return DONE, ""

@@ -12,6 +12,7 @@ from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.ingest import EXAMPLES
 from pipelines.inspection.coverage import coverage
+from pipelines.plan import Upstream
 
 ATTEMPT_COLUMNS = (
     "attempt", "state", "step", "step_version", "definition", "version_written", "versions_read", "rows", "rejected",
@@ -44,10 +45,19 @@ def partition(context: RunContext, table: str, scope: dict[str, str], part: str)
         "part": part,
         "state": state.state,
         "reason": state.reason,
-        "upstream": [[source.table, *source.span(part)] for source in found.target.upstream],
+        "upstream": [row for source in found.target.upstream if (row := _upstream(context, source, part))],
         "attempts": _attempts(context, table, scope, part),
         "rejects": _rejects(context, part) if found.target.step.name == EXAMPLES.name else {},
     }
+
+
+def _upstream(context: RunContext, source: Upstream, part: str) -> list[str]:
+    """Table, first and last partition that ``part`` depends on; nothing where no such partition is there."""
+    span = source.span(part)
+    written = context.store.ledger.coverage(source.table, source.scope)
+    if span is None or (not span[0] and (not written or min(written) > span[1])):
+        return []
+    return [source.table, span[0] or min(written), span[1]]
 
 
 def _attempts(context: RunContext, table: str, scope: dict[str, str], part: str) -> list[dict[str, Any]]:

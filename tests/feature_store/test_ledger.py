@@ -55,6 +55,16 @@ def test_the_latest_row_of_the_latest_attempt_wins(ledger):
     assert ledger.coverage("labels", {})[DAY_1].attempt == 2
 
 
+def test_the_first_commit_of_a_partition_is_known_whatever_came_after_it(ledger):
+    ledger.append(done(attempt(2, token="b"), 6))
+    ledger.append(done(attempt(1, parts=[DAY_1, DAY_2]), 3))
+    ledger.append(attempt(3, parts=[DAY_2, DAY_3]).entries(RUNNING))
+    ledger.append(done(attempt(1, scope=SPACE), 0))
+    assert ledger.first_written("labels", {}) == {DAY_1: 3, DAY_2: 3}
+    assert ledger.first_written("labels", SPACE) == {DAY_1: 0}
+    assert ledger.first_written("examples", {}) == {}
+
+
 def test_scopes_and_tables_are_apart(ledger):
     ledger.append(done(attempt(1, scope=SPACE), 3))
     ledger.append(done(attempt(1, parts=[DAY_2, DAY_1]), 4))
