@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup, get_current_context, task
+from airflow.sdk import DAG, TaskGroup, get_current_context, task
 
 from dags.backfill_dag import write_chunks
 from dags.project import UNTIL_PARAM, Project
+from dags.timetable import cadence
 from dags.vm_dag import gate_steps
 
 DOC = """Trains a new FM one VM window back, opens its space and fills it; no VM changes until a person says so.
@@ -19,9 +20,13 @@ a champion nor a rollback target names it.
 
 
 def fm_dag(project: Project) -> DAG:
-    """train-fm, backfill of the new space, then per vertical train, compare, approve, hand over; close spaces."""
-    schedule = CronTriggerTimetable(project.config.schedule.train_fm, timezone="UTC")
+    """Score champions, train-fm, backfill of the new space, per vertical train, compare, approve; close spaces."""
+    schedule = cadence(project.config.schedule.train_fm, project.config.dataset.clock)
     with project.dag("fm", DOC, schedule=schedule, params={"part": UNTIL_PARAM}) as dag:
+        score = project.step(
+            "score", "Champions on partitions that became mature, before anything retrains.",
+            "--part", "{part}", newest_closed=True,
+        )  # fmt: skip
         train = project.step(
             "train-fm", "FM and codec, with a cutoff one VM window back; opens the space.", "--until", "{part}",
             newest_closed=True,
@@ -37,7 +42,7 @@ def fm_dag(project: Project) -> DAG:
             "close-spaces", "Spaces that nobody names any more; the new one too, if no champion took it.",
             "--offered", space, trigger_rule="all_done",
         )  # fmt: skip
-        train >> plan >> written
+        score >> train >> plan >> written
         for vertical in project.config.dataset.heads:
             written >> _hand_over(project, vertical, space) >> close
         close.as_teardown()

@@ -1,16 +1,20 @@
-"""The timetable of the data Dag: a run when a partition closes, and backfills in whole days."""
+"""Timetables of Dags that follow partitions: a run when each, or every so many, of them closes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pendulum
+from airflow.sdk import CronTriggerTimetable
 from airflow.timetables.base import DagRunInfo
-from airflow.timetables.trigger import CronPartitionTimetable
+from airflow.timetables.trigger import CronPartitionTimetable, DeltaTriggerTimetable
+from pendulum import DateTime
 
 from feature_store.clocks import DAY_MS, PartitionClock
 from pipelines.orchestration.partition_key import closed_part, cron_of, instant_ms, key_format
+from pipelines.schedule_config import partitions_between
 
 
 class PartitionTimetable(CronPartitionTimetable):
@@ -50,6 +54,54 @@ class PartitionTimetable(CronPartitionTimetable):
             return milliseconds
         day = PartitionClock(DAY_MS).part_of(milliseconds)
         return self.clock.start(self.clock.span(day, day)[1 if last else 0])
+
+
+class EveryPartitions(DeltaTriggerTimetable):
+    """A run when every N-th partition closes, counted from 1970, so that a restart changes no date.
+
+    Args:
+        clock: of the data set.
+        count: N.
+    """
+
+    def __init__(self, clock: PartitionClock, count: int) -> None:
+        super().__init__(timedelta(milliseconds=clock.grain_ms * count))
+        self.clock, self.count = clock, count
+        self.description = f"every {count} partitions"
+
+    @property
+    def summary(self) -> str:
+        """What the UI shows."""
+        return self.description
+
+    def serialize(self) -> dict[str, Any]:
+        """Clock and count, for the scheduler and the API server."""
+        return {"grain_ms": self.clock.grain_ms, "offset_ms": self.clock.offset_ms, "count": self.count}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> EveryPartitions:
+        """The timetable that ``serialize`` described."""
+        return cls(PartitionClock(data["grain_ms"], data["offset_ms"]), data["count"])
+
+    def _calc_first_run(self) -> DateTime:
+        return self._align_to_next(pendulum.now("UTC"))
+
+    def _align_to_next(self, current: DateTime) -> DateTime:
+        before = self._align_to_prev(current)
+        return current if before == current else self._get_next(before)
+
+    def _align_to_prev(self, current: DateTime) -> DateTime:
+        milliseconds, step = instant_ms(current), self.clock.grain_ms * self.count
+        return pendulum.instance(_instant(milliseconds - (milliseconds - self.clock.offset_ms) % step))
+
+    def _get_next(self, current: DateTime) -> DateTime:
+        return super()._get_next(self._align_to_prev(current))
+
+
+def cadence(text: str, clock: PartitionClock) -> CronTriggerTimetable | EveryPartitions:
+    """The timetable of a setting such as ``schedule.train_fm``."""
+    count = partitions_between(text)
+    return CronTriggerTimetable(text, timezone="UTC") if count is None else EveryPartitions(clock, count)
 
 
 def _instant(milliseconds: int) -> datetime:

@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, CronTriggerTimetable, Param, PokeReturnValue, get_current_context, task
+from airflow.sdk import DAG, Param, PokeReturnValue, get_current_context, task
 
 from dags.project import UNTIL_PARAM, Project
 from dags.runner import part_of
+from dags.timetable import cadence
 
 DOC = """Trains the vertical's recipe on the newest window, in its champion's space, and puts it through the gate.
 
@@ -26,7 +27,8 @@ def vm_dag(project: Project, vertical: str) -> DAG:
         "part": UNTIL_PARAM,
         "compare": Param(False, type="boolean", description="Measure every arm and write the report"),
     }
-    schedule = CronTriggerTimetable(project.config.schedule.train_vm, timezone="UTC")
+    settings = project.config.schedule
+    schedule = cadence(settings.train_vm_own.get(vertical, settings.train_vm), project.config.dataset.clock)
     with project.dag(f"vm_{vertical}", f"{vertical}: {DOC}", schedule=schedule, params=params) as dag:
         score = project.step(
             "score", "The champion on partitions that became mature, before it can be replaced.",

@@ -135,6 +135,15 @@ class ProjectConfig(Strict):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _cadences_have_verticals(self) -> Self:
+        unknown = sorted(set(self.schedule.train_vm_own) - set(self.dataset.heads))
+        if unknown:
+            raise ValueError(
+                f"schedule.train_vm_own: got {unknown[0]!r}; allowed: a vertical, one of {sorted(self.dataset.heads)}"
+            )
+        return self
+
     @property
     def name(self) -> Name:
         """Name of the data set: the folder of its tables and the prefix of its registered models."""

@@ -13,7 +13,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from dags.deadline import PartitionClosed
 from dags.plugin import URL_PREFIX
-from dags.timetable import PartitionTimetable
+from dags.timetable import EveryPartitions, PartitionTimetable
 
 
 def _view(name: str, page: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class LoopfmPlugin(AirflowPlugin):
     """Coverage and VMs of every project of the projects' folder; what the data Dag is scheduled by."""
 
     name = "loopfm"
-    timetables = [PartitionTimetable]  # noqa: RUF012
+    timetables = [PartitionTimetable, EveryPartitions]  # noqa: RUF012
     deadline_references = [PartitionClosed]  # noqa: RUF012
     external_views = [_view("Coverage", "coverage"), _view("VMs", "vms")]  # noqa: RUF012
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import CronTriggerTimetable
 
 from dags.bundle import ProjectsBundle
 from dags.factory import project_dags
+from dags.timetable import EveryPartitions
 from pipelines.config import load_config
 from tests.pipelines import loop_world
 
@@ -54,6 +56,24 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
     for before, after in zip(order, [*order[1:], "score"], strict=True):
         assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
+
+
+def test_champions_are_scored_before_anything_retrains(project_file: Path) -> None:
+    dags = project_dags(str(project_file))
+    for dag, trained in (("small_vm_feed", "train_vm"), ("small_fm", "train_fm"), ("small_fm", "feed.train_vm")):
+        assert trained in dags[dag].get_task("score").get_flat_relative_ids(upstream=False)
+
+
+def test_a_vertical_and_the_fm_have_cadences_of_their_own(project_file: Path) -> None:
+    raw = yaml.safe_load(project_file.read_text())
+    raw["schedule"] = {"train_fm": "every 14 partitions", "train_vm_own": {"shop": "0 4 * * 1"}}
+    project_file.write_text(yaml.safe_dump(raw))
+    dags = project_dags(str(project_file))
+    found = {name: dags[f"small_{name}"].timetable for name in ("fm", "vm_feed", "vm_shop")}
+    assert isinstance(found["fm"], EveryPartitions)
+    assert found["fm"].count == 14
+    crons = [found[name] for name in ("vm_feed", "vm_shop")]
+    assert crons == [CronTriggerTimetable(cron, timezone="UTC") for cron in ("0 1 * * *", "0 4 * * 1")]
 
 
 def test_nothing_that_a_backfill_runs_trains_or_promotes(project_file: Path) -> None:

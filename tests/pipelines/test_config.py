@@ -65,6 +65,17 @@ def broken(path: str, value: Any) -> str:
             {"dim": 16, "prefixes": [8]},
             "codec.prefixes: got [8]; allowed: rising, the last equal to dim=16",
         ),
+        (
+            "schedule",
+            {"train_fm": "every 0 partitions"},
+            "schedule.train_fm: got 'every 0 partitions'; allowed: a cron expression of five fields, or 'every N part",
+        ),
+        ("schedule", {"train_vm_own": {"feed": "daily"}}, "schedule.train_vm_own: got 'daily'; allowed: a cron"),
+        (
+            "schedule",
+            {"train_vm_own": {"fed": "0 1 * * *"}},
+            "schedule.train_vm_own: got 'fed'; allowed: a vertical, one of ['feed', 'shop']",
+        ),
         ("vm.kd_weights", [0.3], "kd_weights: got [0.3]; allowed: none, or a list that holds 0"),
         (
             "fm",
