@@ -11,6 +11,7 @@ import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import CronTriggerTimetable
+from airflow.serialization.serialized_objects import DagSerialization
 
 from dags.bundle import ProjectsBundle
 from dags.factory import project_dags
@@ -42,6 +43,7 @@ def test_every_shipped_project_gets_its_dags(path: Path) -> None:
         dag.validate()
         dag.check_cycle()
         assert dag.doc_md
+        assert DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).dag_id == dag.dag_id
         assert all(task.doc_md for task in dag.tasks if type(task).__name__ == "VerbOperator")
 
 
