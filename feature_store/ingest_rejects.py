@@ -7,18 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from feature_store.config import DatasetConfig
 from feature_store.errors import BadDataError
+from feature_store.repeats import CORRECTED, DUPLICATE, content_of, repeated_ids, set_repeats_aside
 from feature_store.schemas import QUARANTINE
 from feature_store.sources.pipeline import JudgedSource
 from feature_store.sources.reader import FILE_COLUMN, RawSource
 
 UNREADABLE_FILE = "unreadable file"
-DUPLICATE = "duplicate"
+NOT_BAD = frozenset({UNREADABLE_FILE, CORRECTED})
+"""Reasons that ``checks.max_reject_share`` does not count among bad rows: files have a share of their own."""
 Reasons = Counter[tuple[str, str]]
 
 
@@ -41,7 +43,7 @@ def judge(rows: DataFrame, place: Callable[[DataFrame], DataFrame], *, unique: b
     Args:
         rows: mapped rows with ``part`` (null: undated), ``reason`` and ``_source``.
         place: gives undated rows their part, and drops those of other ranges.
-        unique: one row per example_id is kept: the earliest to arrive, then the smallest by a hash of its content.
+        unique: one row per example_id is kept, see ``repeats.set_repeats_aside``.
     """
     held = rows.drop("_source").persist(StorageLevel.MEMORY_AND_DISK)
     judged = Judgement(held.where("reason is null"), None, 0, Counter(), [held])
@@ -67,8 +69,7 @@ def release(held: list[DataFrame]) -> None:
 
 def _repeated_ids(judged: Judgement) -> DataFrame | None:
     """Ids that more than one good row has; None where there are none, which is the rule."""
-    repeats = judged.good.groupBy("example_id").count().where("count > 1").select("example_id")
-    repeats = repeats.withColumn("_repeats", F.lit(True)).persist()
+    repeats = repeated_ids(judged.good).persist()
     judged.held.append(repeats)
     return repeats if repeats.count() else None
 
@@ -76,26 +77,20 @@ def _repeated_ids(judged: Judgement) -> DataFrame | None:
 def _set_aside(
     judged: Judgement, rows: DataFrame, place: Callable[[DataFrame], DataFrame], repeats: DataFrame | None
 ) -> None:
-    odd = rows.withColumn("_repeats", F.lit(None).cast("boolean"))
+    odd = rows.where("reason is not null")
     if repeats is not None:
-        odd = rows.join(F.broadcast(repeats), "example_id", "left")
-    odd = odd.where("reason is not null or _repeats")
-    content = F.xxhash64(*(name for name in judged.good.columns if name not in ("reason", FILE_COLUMN)))
-    order = [content, F.col(FILE_COLUMN)]
-    if "arrived_at" in rows.columns:
-        order = [F.col("arrived_at"), *order]
-    rank = F.row_number().over(Window.partitionBy("example_id", "reason").orderBy(*order))
-    repeated = F.col("reason").isNull() & (F.col("_rank") > 1)
-    odd = odd.withColumn("_rank", rank).withColumn("reason", F.when(repeated, DUPLICATE).otherwise(F.col("reason")))
+        again = rows.where("reason is null").join(F.broadcast(repeats), "example_id", "left_semi")
+        odd = odd.unionByName(set_repeats_aside(again, content_of(rows)))
     json = F.to_json("_source", {"ignoreNullFields": "false"})
-    odd = odd.withColumn("row", F.when(F.col("reason").isNotNull(), json)).drop("_source", "_rank").persist()
+    odd = odd.withColumn("row", F.when(F.col("reason").isNotNull(), json)).drop("_source").persist()
     judged.held.append(odd)
     if repeats is not None:
         once = judged.good.join(F.broadcast(repeats), "example_id", "left_anti")
         judged.good = once.unionByName(odd.where("reason is null").select(once.columns))
     judged.bad = _placed(odd.where("reason is not null"), place)
     judged.reasons.update({(r[0], r[1]): r[2] for r in judged.bad.groupBy("part", "reason").count().collect()})
-    judged.accepted -= sum(count for (_, reason), count in judged.reasons.items() if reason == DUPLICATE)
+    repeated = (DUPLICATE, CORRECTED)
+    judged.accepted -= sum(count for (_, reason), count in judged.reasons.items() if reason in repeated)
 
 
 def _placed(bad: DataFrame, place: Callable[[DataFrame], DataFrame]) -> DataFrame:
@@ -152,7 +147,7 @@ def check_shares(
     advice = "correct the source, or raise checks.max_reject_share if this is expected"
     by_reason: Counter[str] = Counter()
     for (_, reason), count in reasons.items():
-        by_reason[reason] += count if reason != UNREADABLE_FILE else 0
+        by_reason[reason] += count if reason not in NOT_BAD else 0
     bad = by_reason.total()
     if bad > most * (bad + accepted):
         counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.most_common() if count)

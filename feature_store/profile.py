@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.config import DatasetConfig
 from feature_store.ingest import skipping_broken_files
-from feature_store.ingest_rejects import DUPLICATE, UNREADABLE_FILE
+from feature_store.ingest_rejects import NOT_BAD, UNREADABLE_FILE
+from feature_store.repeats import CORRECTED, DUPLICATE, content_of, repeated_ids, set_repeats_aside
 from feature_store.schemas import examples_schema
 from feature_store.sources.expressions import lenient, resolve
+from feature_store.sources.mapping import SOURCE_COLUMN
 from feature_store.sources.past import judged_past_events
 from feature_store.sources.pipeline import judged_rows
 from feature_store.sources.reader import RawSource
@@ -75,8 +77,8 @@ class Profile:
 
     @property
     def rejected(self) -> int:
-        """Rows that would go to quarantine; unreadable files apart."""
-        return sum(count for reason, count in self.reasons.items() if reason != UNREADABLE_FILE)
+        """Bad rows: they would go to quarantine. Unreadable files and corrected rows are no bad rows."""
+        return sum(count for reason, count in self.reasons.items() if reason not in NOT_BAD)
 
     def __str__(self) -> str:
         sections = [self._head(), self._labels(), self._columns(), self._rejects()]
@@ -153,15 +155,14 @@ def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str], 
                 good = row.asDict()
             else:
                 reasons[row["reason"]] = row["rows"]
-        if repeats := _repeats(source.rows):
-            reasons[DUPLICATE] = repeats
+        reasons |= _repeats(source.rows)
     raws = [source.raw]
     past = _past_events(spark, dataset, skip, reasons, raws)
     first, last = good.get("first"), good.get("last")
     return Profile(
         name=dataset.name,
         files=source.raw.files,
-        accepted=good.get("rows", 0) - reasons.get(DUPLICATE, 0),
+        accepted=good.get("rows", 0) - reasons.get(DUPLICATE, 0) - reasons.get(CORRECTED, 0),
         reasons=reasons,
         first=first,
         last=last,
@@ -210,10 +211,12 @@ def _measures(dataset: DatasetConfig, rows: DataFrame) -> dict[str, Column]:
     return {name: column.alias(name) for name, column in found.items()}
 
 
-def _repeats(rows: DataFrame) -> int:
-    repeats = rows.where("reason is null").groupBy("example_id").count().where("count > 1")
-    row: Row = repeats.agg(F.expr("sum(count - 1)")).collect()[0]
-    return int(row[0] or 0)
+def _repeats(rows: DataFrame) -> dict[str, int]:
+    """Good rows that are set aside because another one tells the same example, by reason."""
+    good = rows.where("reason is null").drop(SOURCE_COLUMN)
+    again = good.join(F.broadcast(repeated_ids(good)), "example_id", "left_semi")
+    aside = set_repeats_aside(again, content_of(good)).where("reason is not null")
+    return {row[0]: row[1] for row in aside.groupBy("reason").count().collect()}
 
 
 def _past_events(

@@ -20,10 +20,10 @@ def _definition(context: RunContext) -> Sequence[Any]:
     return (dataset.source, *columns, dataset.sampling_rate, dataset.labels, dataset.features, verticals, dataset.grain)
 
 
-EXAMPLES = TableStep("ingest", 2, "examples", _definition)
-LABELS = TableStep("ingest", 2, "labels", _definition)
+EXAMPLES = TableStep("ingest", 3, "examples", _definition)
+LABELS = TableStep("ingest", 3, "labels", _definition)
 PAST_EVENTS = TableStep("ingest", 1, "past_events", _definition)
-QUARANTINE = TableStep("ingest", 2, "quarantine", _definition)
+QUARANTINE = TableStep("ingest", 3, "quarantine", _definition)
 
 
 def ingest(context: RunContext, parts: list[str]) -> None:

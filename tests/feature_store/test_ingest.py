@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from feature_store.errors import BadDataError, ContractError
 from feature_store.ingest import ingest_frames, source_parts
+from feature_store.profile import profile
 from feature_store.schemas import LABELS, QUARANTINE, examples_schema
 from tests.feature_store.shop_source import PARTS, SCHEMA, START, row, shop, write
 
@@ -94,17 +95,45 @@ def test_labels_go_to_every_vertical_whose_filter_a_row_meets_and_are_known_afte
     assert by_vertical["cheap"] == sorted([(0, 2000 + two_hours), (1, five_hours)])
 
 
-def test_a_repeated_row_is_kept_once_the_earliest_to_arrive(spark, tmp_path):
-    first, again = row(1, price=3.0), row(1, price=4.0, arrived=START + 60_000)
-    for order in ([first, again, first], [again, first, first]):
-        path = write(tmp_path / f"{order[0]['price']}.parquet", [*order, row(2)])
+def test_a_row_sent_again_unchanged_keeps_its_first_arrival(spark, tmp_path):
+    first, again = row(1, price=3.0), row(1, price=3.0, arrived=START + 5 * 3_600_000)
+    path = write(tmp_path / "d.parquet", [again, first, first, row(2)])
+    examples, labels, quarantine, rejected, _ = collected(spark, shop(path), PARTS[:1])
+    assert sorted(example[5] - START for example in examples) == [1000, 2000]
+    assert len(labels) == 4
+    assert (reasons(quarantine), rejected) == ({"duplicate": 2}, {PARTS[0]: 2})
+
+
+def test_a_correction_counts_from_its_own_arrival_on_and_so_do_its_labels(spark, tmp_path):
+    first, later = row(1, price=3.0, click=None), START + 5 * 3_600_000
+    corrected = row(1, price=4.0, click=1.0, arrived=later)
+    again = row(1, price=4.0, click=1.0, arrived=later + 1)
+    for place, order in enumerate(([first, corrected, again, first], [again, corrected, first, first])):
+        path = write(tmp_path / f"{place}.parquet", order)
         examples, labels, quarantine, rejected, _ = collected(spark, shop(path), PARTS[:1])
-        assert len(examples) == len({e[1] for e in examples}) == 2
-        assert sorted(e[-1] for e in examples) == [2.0, 3.0]
-        assert len(labels) == 4
-        assert reasons(quarantine) == {"duplicate": 2}
-        assert rejected == {PARTS[0]: 2}
-        assert sorted(json.loads(text)["price"] for *_, text in quarantine) == [3.0, 4.0]
+        assert [(example[5], example[-1]) for example in examples] == [(later, 4.0)]
+        assert {(label, known) for *_, label, known in labels} == {(1, later)}
+        assert reasons(quarantine) == {"corrected by a later row": 1, "duplicate": 2}
+        assert rejected == {PARTS[0]: 3}
+        assert sorted(json.loads(text)["price"] for *_, text in quarantine) == [3.0, 3.0, 4.0]
+
+
+def test_a_correction_that_is_taken_back_counts_from_when_it_was(spark, tmp_path):
+    hour = 3_600_000
+    told = [row(1, price=price, arrived=START + n * hour) for n, price in ((1, 3.0), (2, 4.0), (3, 3.0))]
+    examples, _, quarantine, *_ = collected(spark, shop(write(tmp_path / "d.parquet", told)), PARTS[:1])
+    assert [(example[5] - START, example[-1]) for example in examples] == [(3 * hour, 3.0)]
+    assert reasons(quarantine) == {"corrected by a later row": 1, "duplicate": 1}
+
+
+def test_corrected_rows_are_no_bad_rows(spark, tmp_path):
+    rows = [row(n, price=price, arrived=START + n * 1000 + late) for n in range(9) for price, late in ((1, 0), (2, 9))]
+    path = write(tmp_path / "d.parquet", rows)
+    examples, _, _, rejected, _ = collected(spark, shop(path, checks={"max_reject_share": 0.0}), PARTS[:1])
+    assert {example[-1] for example in examples} == {2.0}
+    assert rejected == {PARTS[0]: 9}
+    found = profile(spark, shop(path))
+    assert (found.accepted, found.rejected, found.reasons) == (9, 0, {"corrected by a later row": 9})
 
 
 def test_a_filter_leaves_out_only_rows_for_which_it_is_false(spark, tmp_path):
