@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from feature_store.clocks import DAY_MS
@@ -33,13 +33,21 @@ class BackfillPlan:
         return "\n".join([*map(str, self.writes), total])
 
 
-def plan_backfill(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> BackfillPlan:
-    """Plan over contiguous ``parts``, for the tables of all spaces and those of each of ``spaces``."""
+def plan_backfill(
+    context: RunContext,
+    parts: list[str],
+    spaces: Sequence[SpaceRecord],
+    lacking: Mapping[str, int] | None = None,
+) -> BackfillPlan:
+    """Plan over contiguous ``parts``, for the tables of all spaces and those of each of ``spaces``.
+
+    ``lacking``: rows of the source that an ingested partition does not hold.
+    """
     wanted: list[tuple[Target, list[str]]] = [(target, parts) for target in source_targets(context)]
     for space in spaces:
         own = own_parts(context, space, parts)
         wanted += [(target, own) for target in space_targets(context, space)]
-    writes = [write for target, own in wanted for write in planned_writes(context, target, own)]
+    writes = [write for target, own in wanted for write in planned_writes(context, target, own, lacking)]
     needed = {part for write in writes for part in write.parts}
     rows = _expected_rows(context, parts)
     chunks = _chunks(context, sorted(needed), rows)

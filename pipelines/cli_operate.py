@@ -82,10 +82,13 @@ def backfill(options: Namespace) -> Facts:
     """Plan, ask, start the backfill Dag and follow it."""
     from pipelines.backfill_plan import plan_backfill
     from pipelines.orchestration.follow import run_backfill
+    from pipelines.reopen import lacking_rows
 
     context = context_of(options)
     parts, spaces = _chosen(context, options)
-    plan = plan_backfill(context, parts, spaces)
+    clock = context.dataset.clock
+    lacking = lacking_rows(context, parts, (clock.start(parts[0]), clock.end(parts[-1])))
+    plan = plan_backfill(context, parts, spaces, lacking)
     print(plan)
     if not plan.writes or options.dry_run:
         return {"chunks": plan.chunks, "rows": plan.rows, "seconds": round(plan.seconds)}

@@ -52,6 +52,7 @@ def check(options: Namespace) -> None:
 def plan(options: Namespace) -> None:
     """What a run over the range would write, and why."""
     from pipelines.plan import planned_writes, source_targets, space_targets
+    from pipelines.reopen import lacking_of_files
     from pipelines.windows import run_windows
 
     context = context_of(options)
@@ -63,8 +64,9 @@ def plan(options: Namespace) -> None:
     active = context.spaces.active()
     for space in active:
         targets += [(target, windows.outputs) for target in space_targets(context, space)]
+    lacking = lacking_of_files(context, windows.parts)
     for target, parts in targets:
-        for write in planned_writes(context, target, parts):
+        for write in planned_writes(context, target, parts, lacking):
             print(write)
     if not active:
         print("train-fm, then infer, segments and features of its space: no space is active yet")
@@ -73,13 +75,14 @@ def plan(options: Namespace) -> None:
 def status(options: Namespace) -> None:
     """Coverage: table x partition."""
     from pipelines.inspection.coverage import coverage, known_parts
+    from pipelines.reopen import lacking_of_files
 
     context = context_of(options)
     parts = known_parts(context)
     if not parts:
         print(f"{context.dataset.name}: nothing ingested yet")
         return
-    for found in coverage(context, context.spaces.active(), parts):
+    for found in coverage(context, context.spaces.active(), parts, lacking_of_files(context, parts)):
         counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
         print(f"{found.target.label:30} {found.rows:>12,} rows  {counts}")
         for first, last, state, count in found.ranges:

@@ -150,8 +150,10 @@ def _same(part: str) -> tuple[str, str]:
     return part, part
 
 
-def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[str, PartState]:
-    """State of each of ``parts``."""
+def part_states(
+    context: RunContext, target: Target, parts: list[str], lacking: Mapping[str, int] | None = None
+) -> dict[str, PartState]:
+    """State of each of ``parts``; ``lacking``: rows of the source that an ingested partition does not hold."""
     entries = context.store.ledger.coverage(target.step.table, target.scope)
     info = target.step.info(context)
     upstream = [(source, _Written.of(context, source)) for source in target.upstream]
@@ -168,6 +170,8 @@ def part_states(context: RunContext, target: Target, parts: list[str]) -> dict[s
             states[part] = PartState("stale", "settings changed since it was written", entry.rows)
         else:
             states[part] = PartState(*_upstream_state(part, entry, upstream), entry.rows)
+            if lacking and part in lacking and not target.upstream:
+                states[part] = PartState("stale", f"{lacking[part]} rows of the source came later", entry.rows)
     return states
 
 
@@ -215,10 +219,12 @@ class PlannedWrite:
         return f"write {self.label:28} {where}: {self.state.state}: {self.state.reason}"
 
 
-def planned_writes(context: RunContext, target: Target, parts: list[str]) -> list[PlannedWrite]:
+def planned_writes(
+    context: RunContext, target: Target, parts: list[str], lacking: Mapping[str, int] | None = None
+) -> list[PlannedWrite]:
     """What is missing or stale in ``parts`` (in order) of one table."""
     found, place = [], 0
-    for _, _, state, count in ranges(parts, part_states(context, target, parts)):
+    for _, _, state, count in ranges(parts, part_states(context, target, parts, lacking)):
         if not state.is_fresh:
             found.append(PlannedWrite(target.label, parts[place : place + count], state))
         place += count

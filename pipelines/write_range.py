@@ -11,6 +11,7 @@ from pipelines.fm_inputs import fm_inputs, write_partials
 from pipelines.infer import infer
 from pipelines.ingest import ingest
 from pipelines.plan import Target, source_targets, space_targets, todo
+from pipelines.reopen import lacking_of_files, reopened_by_range, runs_of
 from pipelines.segments import segments
 
 
@@ -22,20 +23,29 @@ def own_parts(context: RunContext, space: SpaceRecord, parts: Sequence[str]) -> 
 def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> None:
     """Write what is missing or stale in ``parts``: the tables of all spaces, then those of each of ``spaces``.
 
-    Run again after a cut, it goes on with what is left.
+    Rows that reached the source late re-open ingested partitions, as in the runs of the data Dag: ``parts``, and
+    earlier ones within ``schedule.late``. Run again after a cut, it goes on with what is left.
     """
-    write_sources(context, parts, parts)
-    for space in spaces:
-        own = own_parts(context, space, parts)
-        if own:
-            write_space(context, space, own, own)
-        else:
-            context.progress(f"space {space.space_id}: all partitions lie before its FM's cutoff, nothing to do")
+    late = reopened_by_range(context, parts)
+    _ingest_again(context, late)
+    for run in runs_of(context, sorted({*parts, *late})):
+        write_sources(context, run, run)
+        for space in spaces:
+            _write_own(context, space, run)
+
+
+def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
+    own = own_parts(context, space, parts)
+    if own:
+        write_space(context, space, own, own)
+    else:
+        context.progress(f"space {space.space_id}: all partitions lie before its FM's cutoff, nothing to do")
 
 
 def write_sources(context: RunContext, parts: list[str], history_parts: list[str]) -> None:
     """The tables of all spaces where they are not fresh: those of ``parts``, and raw histories of ``history_parts``."""
     targets = {target.step.table: target for target in source_targets(context)}
+    _ingest_again(context, sorted(lacking_of_files(context, parts) or ()))
     _write(context, [targets["examples"], targets["labels"]], parts, lambda p: ingest(context, p))
     _write(context, [targets["fm_inputs"]], parts, lambda p: fm_inputs(context, p))
     # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
@@ -51,6 +61,14 @@ def write_space(context: RunContext, space: SpaceRecord, parts: list[str], vm_pa
     _write(context, [outputs], parts, lambda p: infer(context, space, p))
     _write(context, [own_segments], parts, lambda p: segments(context, space, p))
     _write(context, [histories, own_features], vm_parts, lambda p: features(context, space, p))
+
+
+def _ingest_again(context: RunContext, late: list[str]) -> None:
+    """Ingest what late rows re-open and nothing between, which would make all that follows from it stale."""
+    if late:
+        context.progress(f"ingest: rows that came late re-open {', '.join(late)}")
+    for run in runs_of(context, late):
+        ingest(context, run)
 
 
 def _write(context: RunContext, targets: list[Target], parts: list[str], step: Callable[[list[str]], None]) -> None:

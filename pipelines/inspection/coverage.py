@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +46,16 @@ def known_parts(context: RunContext) -> list[str]:
     return context.dataset.clock.between(min(parts), max(parts)) if parts else []
 
 
-def coverage(context: RunContext, spaces: list[SpaceRecord], parts: list[str]) -> list[TargetCoverage]:
+def coverage(
+    context: RunContext, spaces: list[SpaceRecord], parts: list[str], lacking: Mapping[str, int] | None = None
+) -> list[TargetCoverage]:
     """State of each of ``parts`` in the tables that all spaces share, then in those of each of ``spaces``.
 
-    What a space lacks before its FM's cutoff is ``outside`` it, not missing.
+    What a space lacks before its FM's cutoff is ``outside`` it, not missing. ``lacking``: see ``part_states``.
     """
-    found = [TargetCoverage(target, None, part_states(context, target, parts)) for target in source_targets(context)]
+    found = [
+        TargetCoverage(target, None, part_states(context, target, parts, lacking)) for target in source_targets(context)
+    ]
     for space in spaces:
         held = set(own_parts(context, space, parts))
         for target in space_targets(context, space):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.clocks import DAY_MS, PartitionClock
+from pipelines.backfill_plan import plan_backfill
+from pipelines.cli_verbs import status
 from pipelines.config import parse_config
 from pipelines.context import RunContext
 from pipelines.fm_inputs import fm_inputs
 from pipelines.ingest import ingest
 from pipelines.plan import part_states, source_targets
-from pipelines.reopen import late_parts, reopened, runs_of
+from pipelines.reopen import lacking_of_files, lacking_rows, late_parts, reopened, reopened_by_range, runs_of
 from pipelines.segments import segments
+from pipelines.write_range import write_range
 from tests.conftest import TINY
 from tests.pipelines import loop_world
 
@@ -55,6 +59,7 @@ def context(tmp_path: Path, spark: SparkSession) -> RunContext:
     raw["vm"]["loopfm_readers"] = [{"key": "user", "kinds": ["mean"]}]
     raw["vm"]["raw_readers"] = [{"key": "user", "tokens": "raw", "kinds": ["mean"]}]
     raw["schedule"] = {"late": "2d"}
+    raw["dataset"]["checks"] = {"max_reject_share": 1.0}
     made = RunContext(
         parse_config(raw, "late.yaml"), "late.yaml", root=str(tmp_path / "home"), progress=lambda line: None
     )
@@ -88,6 +93,52 @@ def test_late_rows_reopen_their_partition_and_what_depends_on_it(context: RunCon
         assert reopened(context, [targets[table]], DAYS[3]) == [DAYS[1], DAYS[3]]
         assert reopened(context, [targets[table]], DAYS[0]) == [DAYS[0], DAYS[1]], "later ones are not left stale"
     assert runs_of(context, [DAYS[0], DAYS[1], DAYS[3]]) == [[DAYS[0], DAYS[1]], [DAYS[3]]]
+
+
+def test_status_plan_and_backfill_name_late_rows_however_late_and_write_ingests_them(
+    context: RunContext, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_range(context, DAYS, [])
+    assert lacking_of_files(context, DAYS) == {}
+    late = [(DAYS[0], DAYS[3]), (DAYS[2], DAYS[3])]
+    save(source(context), "late.parquet", [row for row in late for _ in range(30)], shift=1000)
+    monkeypatch.setattr("pipelines.cli_verbs.context_of", lambda options: context)
+    status(Namespace())
+    shown = capsys.readouterr().out
+    assert f"{DAYS[0]} .. {DAYS[0]} (1): stale: 30 rows of the source came later" in shown
+    plan = str(plan_backfill(context, DAYS, [], lacking_of_files(context, DAYS)))
+    assert f"write examples                     {DAYS[2]} .. {DAYS[2]} (1): stale: 30 rows" in plan
+
+    write_range(context, [DAYS[3]], [])
+    assert lacking_of_files(context, DAYS) == {DAYS[0]: 30}, "day 0 lies further back than schedule.late"
+    write_range(context, DAYS[:1], [])
+    assert lacking_of_files(context, DAYS) == {}
+    assert all(state.is_fresh for state in part_states(context, source_targets(context)[0], DAYS).values())
+
+
+def test_what_an_ingest_sets_aside_is_not_lacking(context: RunContext) -> None:
+    ingest(context, DAYS)
+    first = source(context) / "on_time.parquet"
+    rows = pq.read_table(first)
+    late = pa.array([instant + DAY_MS for instant in rows["arrived"].to_pylist()])
+    corrected = rows.set_column(7, "price", pa.array([3.0] * len(rows))).set_column(3, "arrived", late)
+    pq.write_table(pa.concat_tables([rows, corrected, rows]), first)
+    assert lacking_of_files(context, DAYS) == dict.fromkeys(DAYS, 5)
+    ingest(context, DAYS)
+    assert lacking_of_files(context, DAYS) == {}, "what was corrected or is there twice lies in quarantine"
+
+
+def test_where_files_cannot_tell_write_asks_spark(context: RunContext) -> None:
+    dataset = context.config.dataset
+    filtered = dataset.source.model_copy(update={"where": "price > 0"})
+    context.config = context.config.model_copy(update={"dataset": dataset.model_copy(update={"source": filtered})})
+    ingest(context, DAYS)
+    assert reopened_by_range(context, DAYS[1:3]) == []
+    late = [(DAYS[0], DAYS[2]), (DAYS[1], DAYS[1]), (DAYS[1], DAYS[3])]
+    save(source(context), "late.parquet", late, shift=1000)
+    assert lacking_of_files(context, DAYS) is None
+    assert reopened_by_range(context, DAYS[1:3]) == DAYS[:2]
+    assert lacking_rows(context, DAYS, (CLOCK.start(DAYS[0]), CLOCK.end(DAYS[3]))) == {DAYS[0]: 1, DAYS[1]: 2}
 
 
 def test_a_changed_definition_reopens_nothing(context: RunContext, tmp_path: Path) -> None:
