@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from deltalake import DeltaTable
 
@@ -10,9 +7,7 @@ from feature_store.errors import ContractError, MissingInputError, SupersededErr
 from feature_store.retention import compact, expire, vacuum
 from feature_store.tables import TableStore
 from tests.conftest import make_dataset
-from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, STEP, commit, frame, ids, label
-
-HOUR_MS = 3_600_000
+from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, STEP, age, commit, frame, ids, label
 
 
 @pytest.fixture
@@ -20,22 +15,11 @@ def store(tmp_path):
     return TableStore(str(tmp_path / "tables"), make_dataset())
 
 
-def age(store, version, hours):
-    """Make a commit and all that it did ``hours`` older."""
-    path = Path(store.path("labels")) / "_delta_log" / f"{version:020d}.json"
-    actions = [json.loads(line) for line in path.read_text().splitlines()]
-    for action in actions:
-        for kind, field in (("commitInfo", "timestamp"), ("add", "modificationTime"), ("remove", "deletionTimestamp")):
-            if kind in action:
-                action[kind][field] -= hours * HOUR_MS
-    path.write_text("\n".join(json.dumps(action) for action in actions))
-
-
 def rewritten(spark, store, hours):
     """Versions of one partition, each overwriting the one before, committed so many ``hours`` ago."""
     versions = [commit(spark, store, [label(store, DAY_1, n)], [DAY_1]) for n in range(len(hours))]
     for version, old in zip(versions, hours, strict=True):
-        age(store, version, old)
+        age(store, "labels", version, old)
     return versions
 
 
@@ -58,7 +42,7 @@ def test_vacuum_keeps_what_running_readers_hold(spark, store):
 
 def test_version_zero_can_be_pinned(spark, store):
     rewritten(spark, store, [400, 350, 300])
-    age(store, 0, 500)
+    age(store, "labels", 0, 500)
     assert vacuum(store, "labels", [0]) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,20 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_store.clocks import HOUR_MS
+from feature_store.retention import vacuum
 from pipelines.backfill_plan import plan_backfill
 from pipelines.cli import main
+from pipelines.context import RunContext
 from pipelines.drift import centroid_drift
 from pipelines.errors import GateError, StepError
+from pipelines.features import features
 from pipelines.live import alarms, score_champions
 from pipelines.orchestration.windows import fm_windows, vm_space, vm_windows
 from pipelines.promote import judge
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 from pipelines.upkeep import close_spaces, maintain, needed_models, pinned_versions
 from pipelines.write_range import own_parts
+from tests.feature_store.store_world import age
 from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
 
@@ -169,10 +174,33 @@ def test_what_a_champion_was_trained_on_is_kept(loop: Loop) -> None:
         assert int(tags[f"loopfm.version.{table}"]) in pinned[table]
     assert int(tags["loopfm.version.raw_histories"]) in pinned["histories"]
     assert "fm_inputs" in pinned, "the FM of the champion's space counts too"
+
+
+def test_maintenance_removes_old_files_but_none_that_a_champion_was_trained_on(loop: Loop, tmp_path: Path) -> None:
+    """The champion's tables were written again 40 and 20 days ago: only its pin keeps what it was trained on."""
+    shutil.copytree(loop.root, tmp_path / "aged")
+    context, space = loop_world.context(tmp_path / "aged"), loop.result.spaces[0]
+    pinned = {table: pinned_versions(context)[table] for table in ("features", "histories")}
+    trained_on = {table: _files(context, table, max(versions)) for table, versions in pinned.items()}
+    for _ in range(2):
+        features(context, space, loop.result.windows.vm)
+    for table, versions in pinned.items():
+        newest = context.store.newest(table)
+        for version in range(newest + 1):
+            days = 60 if version <= max(versions) else 40 if version < newest else 20
+            age(context.store, table, version, days * 24)
+        assert set(vacuum(context.store, table, [], dry_run=True)) & trained_on[table], "the pin alone keeps them"
     before = plan_backfill(context, loop.result.windows.vm, context.spaces.active()).writes
-    counts = maintain(context)
-    assert counts["removed_files"] == counts["expired_partitions"] == 0
+    maintain(context)
+    for table, files in trained_on.items():
+        missing = [file for file in files if not (Path(context.store.path(table)) / file).exists()]
+        assert not missing
     assert plan_backfill(context, loop.result.windows.vm, context.spaces.active()).writes == before
+
+
+def _files(context: RunContext, table: str, version: int) -> set[str]:
+    folder = context.store.uri(table)
+    return {file.path.removeprefix(f"{folder}/") for file in context.store.files(table, version, {}, None)}
 
 
 def test_a_backfill_without_a_terminal_asks_for_yes(
