@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import Block, CrossBlock, DotBlock, MlpBlock, SelfAttentionBlock
+from models.config import INPUT, Block, CrossBlock, DotBlock, MlpBlock, SelfAttentionBlock
 from models.errors import ModelConfigError
-
-INPUT = "input"
 
 BlockOutput = tuple[Tensor, Tensor, list[Tensor]]
 

@@ -46,12 +46,21 @@ class TrainConfig(Strict):
     seed: int = 0
 
 
+INPUT = "input"
+"""Capture of the concatenated fields, before any block."""
+
+
 class MlpBlock(Strict):
     """Dense layers with ReLU; captures ``NAME.0``, ``NAME.1`` .. are the activations of each layer."""
 
     kind: Literal["mlp"] = "mlp"
     units: list[int] = Field(min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def layers(self) -> int:
+        """Layers that can be captured."""
+        return len(self.units)
 
 
 class CrossBlock(Strict):
@@ -66,6 +75,11 @@ class DotBlock(Strict):
     """Pairwise dot products of the fields' embeddings (DLRM, arXiv 1906.00091), beside the input."""
 
     kind: Literal["dot"] = "dot"
+
+    @property
+    def layers(self) -> int:
+        """Layers that can be captured."""
+        return 1
 
 
 class SelfAttentionBlock(Strict):
@@ -160,6 +174,18 @@ class FmConfig(Strict):
         default=1, ge=1, description="FMs of a chain of warm starts whose weights are averaged, this one included"
     )
     train: TrainConfig = TrainConfig()
+
+    @property
+    def layers(self) -> list[str]:
+        """Names that ``captures`` may hold."""
+        return [INPUT, *(f"{name}.{layer}" for name, block in self.blocks.items() for layer in range(block.layers))]
+
+    @model_validator(mode="after")
+    def _captures_are_layers(self) -> Self:
+        unknown = [name for name in self.captures if name not in self.layers]
+        if unknown and self.external is None:
+            raise ValueError(f"fm.captures: got {unknown}; allowed: {self.layers}")
+        return self
 
     @model_validator(mode="after")
     def _snapshots_fit(self) -> Self:

@@ -56,6 +56,16 @@ def broken(path: str, value: Any) -> str:
             "no such setting; allowed: ['dropout', 'kind'",
         ),
         (
+            "fm.captures",
+            ["mlp.0", "mlp.9"],
+            "conf/x.yaml: fm: fm.captures: got ['mlp.9']; allowed: ['input', 'mlp.0', ",
+        ),
+        (
+            "fm.blocks",
+            {"deep": {"kind": "mlp", "units": [8]}, "c": {"kind": "cross"}, "d": {"kind": "dot"}},
+            "fm.captures: got ['mlp.0']; allowed: ['input', 'deep.0', 'c.0', 'c.1', 'd.0']",
+        ),
+        (
             "vm.raw_readers",
             [{"key": "nobody"}],
             "vm.raw_readers: got key 'nobody'; allowed: a key of dataset.histories",
