@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ["bash", "sed", "head", "dirname", "readlink", "cat", "make", "sh", "env"]
+TOOLS += ["sha256sum", "cut", "rm", "mkdir", "ln"]
 FITTING_PYTHON = 'case "$2" in *version_info*) echo {minor};; *ensurepip*) exit {venv};; esac'
 
 
@@ -120,6 +121,41 @@ def test_an_installed_java_is_found_beside_an_unfitting_default(machine: Machine
     machine.java("11.0.2")
     machine.java("21.0.1", machine.jvms / "java-21" / "bin")
     assert machine.system("--java").stdout.strip() == str(machine.jvms / "java-21")
+
+
+INSTALLING_PYTHON = """
+case "$*" in
+*version_info*) echo 12;;
+*sys.version*|*--version*) echo "Python 3.12";;
+"-m venv"*) mkdir -p .venv/bin; ln -sf "$0" .venv/bin/python;;
+*"install uv"*) exit 1;;
+"-m "*) echo "$*" >>calls;;
+esac"""
+
+
+def test_a_second_call_reuses_the_environment_until_what_it_was_made_from_changes(
+    machine: Machine, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    for name in ("requirements.lock", "pyproject.toml"):
+        (checkout / name).write_text("one\n")
+    machine.command("python3", INSTALLING_PYTHON)
+    machine.java("17.0.1")
+    calls, setup = checkout / "calls", str(checkout / "scripts/setup.sh")
+
+    assert machine.run(setup).returncode == 0
+    made = calls.read_text()
+    assert "-r requirements.lock" in made
+    assert "-m feature_store.jars" in made
+
+    again = machine.run(setup)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert calls.read_text() == made
+
+    (checkout / "requirements.lock").write_text("two\n")
+    assert machine.run(setup).returncode == 0
+    assert calls.read_text().count("-r requirements.lock") == 2
 
 
 def test_make_adds_no_second_line_and_runs_nothing(machine: Machine) -> None:
