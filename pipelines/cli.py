@@ -8,7 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from feature_store.config import RAW_SPACE
 from pipelines import cli_align, cli_operate, cli_search, cli_value
+from pipelines.cli_examples import EXAMPLES
 from pipelines.cli_steps import STEP_HANDLERS
 from pipelines.cli_verbs import HANDLERS
 from pipelines.config import ALL_ARMS, ARMS
@@ -32,9 +34,14 @@ def _range(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
-    _range(parser)
     parser.add_argument(
-        "--record", action="store_true", help="enter a source that cannot be read in the ledger, as a failed ingest"
+        "--from", dest="first", metavar="PART", help="first partition or day (default: the whole source)"
+    )
+    parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day, included (default: --from)")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="with --from: enter a source that cannot be read in the ledger, as a failed ingest of these partitions",
     )
 
 
@@ -54,8 +61,8 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     _reopened(parser)
 
 
-def _space(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--space", metavar="ID", help="space of the FM (default: the newest active one)")
+def _space(parser: argparse.ArgumentParser, also: str = "") -> None:
+    parser.add_argument("--space", metavar="ID", help=f"space of the FM{also} (default: the newest active one)")
 
 
 def _range_and_space(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +71,23 @@ def _range_and_space(parser: argparse.ArgumentParser) -> None:
     _reopened(parser)
 
 
+def _segments(parser: argparse.ArgumentParser) -> None:
+    _required_range(parser)
+    _space(parser, f", or {RAW_SPACE}: tokens without vectors, which all spaces share")
+    _reopened(parser)
+
+
 def _vertical(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vertical", metavar="NAME", required=True, help="which vertical, as named in the YAML file")
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
-    _range(parser)
+    parser.add_argument("--from", dest="first", metavar="PART", help="first partition or day to train on")
+    parser.add_argument("--to", dest="last", metavar="PART", help="last partition or day to validate on, included")
     parser.add_argument("--validate-from", metavar="PART", help="first partition of the validation window")
-    parser.add_argument("--until", metavar="PART", help="instead: the newest windows of the settings by this partition")
+    parser.add_argument(
+        "--until", metavar="PART", help="instead of these three: the settings' newest windows by this partition"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
 
 
@@ -146,7 +162,7 @@ VERBS: dict[str, tuple[Options, str]] = {
     "fm-inputs": (_sources, "as-of features of the FM"),
     "train-fm": (_train_fm, "train FM and codec, register the FM and open its space"),
     "infer": (_range_and_space, "one FM pass per example: vectors and logits"),
-    "segments": (_range_and_space, "each key's newest tokens within a partition"),
+    "segments": (_segments, "each key's newest tokens within a partition"),
     "features": (_range_and_space, "VM rows and the histories that they read"),
     "train-vm": (_train_vm, "train one VM and register it as challenger"),
     "evaluate": (_evaluate, "score registered VMs of a vertical on later mature partitions"),
@@ -180,7 +196,8 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (options, text) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
+        epilog = f"Example: loopfm {name} {EXAMPLES[name]}\n\n{EPILOG}"
+        verb = verbs.add_parser(name, help=text, description=text, epilog=epilog)
         verb.formatter_class = argparse.RawDescriptionHelpFormatter
         verb.add_argument("conf", metavar="CONF", help="YAML file of the project, such as conf/demo.yaml")
         options(verb)

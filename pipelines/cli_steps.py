@@ -176,8 +176,10 @@ def _mlflow(context: RunContext, run_id: str) -> dict[str, Any]:
 
 
 def _split(context: RunContext, options: Namespace) -> tuple[list[str], list[str]]:
-    if not (options.first and options.validate_from):
-        raise ConfigError("give --until, or --from, --to and --validate-from")
+    given = {"--from": options.first, "--to": options.last, "--validate-from": options.validate_from}
+    if not all(given.values()):
+        named = [name for name, value in given.items() if value] or "none of them"
+        raise ConfigError(f"the windows of a training: got {named}; give --until, or all of {list(given)}")
     parts = parts_of(context, options)
     border = context.dataset.clock.span(options.validate_from, options.validate_from)[0]
     train, validation = [p for p in parts if p < border], [p for p in parts if p >= border]

@@ -41,6 +41,9 @@ def check(options: Namespace) -> None:
     from pipelines.ingest import attempted_check
 
     context = context_of(options)
+    if not options.first and (options.last or options.record):
+        given = "--to" if options.last else "--record"
+        raise ConfigError(f"{given}: got no --from; give it too, or leave {given} out to read the whole source")
     if not options.first:
         print(profile(context.spark, context.dataset, None))
         return
