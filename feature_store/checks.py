@@ -28,6 +28,7 @@ from feature_store.errors import ValidationError
 from feature_store.schemas import PARTITION_COLUMNS
 
 if TYPE_CHECKING:
+    from deltalake import Schema
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import StructType
 
@@ -100,6 +101,35 @@ def require_schema(table: str, schema: pa.Schema, frame: DataFrame) -> None:
         problems.append(f"a column occurs twice in {frame.columns}")
     if problems:
         raise ValidationError(f"{table}: {'; '.join(problems)}; nothing was written")
+
+
+def require_kept_types(table: str, schema: pa.Schema, written: Schema) -> None:
+    """No column that the table holds may have another type now: its older rows could not be read beside new ones.
+
+    Args:
+        table: named in messages.
+        schema: as declared now.
+        written: as the Delta table has it.
+
+    Raises:
+        ValidationError: names each column whose type changed and both types.
+    """
+    held = pa.schema(written.to_arrow())
+    changed = [
+        f"column {field.name} is declared {field.type}, the table holds {held.field(field.name).type}"
+        for field in schema
+        if field.name in held.names and _bare(field.type) != _bare(held.field(field.name).type)
+    ]
+    if changed:
+        raise ValidationError(
+            f"{table}: {'; '.join(changed)}; nothing was written: a column keeps its type, so give what has another "
+            "type a new name in the YAML file"
+        )
+
+
+def _bare(kind: pa.DataType) -> pa.DataType:
+    """The type without the name of a list's element, which each writer chooses for itself."""
+    return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind
 
 
 def checked(

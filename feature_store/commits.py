@@ -219,6 +219,8 @@ def write(ledger: Ledger, attempt: Attempt, frame: DataFrame, path: str, metadat
 def _overwrite(frame: DataFrame, path: str, predicate: str, metadata: str) -> None:
     writer = frame.write.format("delta").mode("overwrite")
     writer = writer.option("replaceWhere", predicate).option("userMetadata", metadata).option("compression", "zstd")
+    # Columns that are new to the table come with the rows: a job that fails has added none.
+    writer = writer.option("mergeSchema", "true")
     writer.option("maxRecordsPerFile", MAX_ROWS_PER_FILE).save(path)
 
 

@@ -104,6 +104,9 @@ class TableStore:
     def commit(self, attempt: Attempt, frame: DataFrame, rejected: Mapping[str, int] | None = None) -> int:
         """Check ``frame`` and overwrite the attempt's range with it: one job, one commit, ledger rows ``done``.
 
+        A column that was declared since the table was made is added to it by the same commit; rows of other partitions
+        read null there. A column that is no longer declared stays, null in the new rows.
+
         Args:
             attempt: from ``begin``.
             frame: rows of the table's exact schema; partitions without rows become empty, which is a valid state.
@@ -114,12 +117,13 @@ class TableStore:
 
         Raises:
             SupersededError: a newer attempt or newer inputs took over; nothing was written.
-            ValidationError: a rule of the table is broken; nothing was written.
+            ValidationError: a rule of the table is broken, or a column's type has changed; nothing was written.
             MixedSpacesError: a row is of another space; nothing was written.
         """
         table, schema = attempt.table, self.schema(attempt.table)
         checks.require_schema(table, schema, frame)
         self._create(table)
+        checks.require_kept_types(table, schema, DeltaTable(self.uri(table)).schema())
         rows = checks.checked(
             frame,
             table,
@@ -170,7 +174,7 @@ class TableStore:
     def read(
         self, spark: SparkSession, table: str, version: int, scope: Scope, parts: Sequence[str] | None
     ) -> DataFrame:
-        """Rows of ``parts`` (None: all) at a pinned version."""
+        """Rows of ``parts`` (None: all) at a pinned version; null in columns that were declared after it."""
         from pyspark.sql import functions as F
 
         frame = spark.read.format("delta").option("versionAsOf", int(version)).load(self.path(table))
@@ -178,7 +182,13 @@ class TableStore:
             frame = frame.where(F.col(column) == value)
         if parts is not None:
             frame = frame.where(self._within(list(parts)))
-        return frame.select(*self.schema(table).names)
+        held = set(frame.columns)
+        return frame.select(
+            *(
+                F.col(field.name) if field.name in held else F.lit(None).cast(field.dataType).alias(field.name)
+                for field in checks.spark_schema(self.schema(table)).fields
+            )
+        )
 
     def files(self, table: str, version: int, scope: Scope, parts: Iterable[str] | None) -> list[DataFile]:
         """Data files of ``parts`` (None: all) at a pinned version, by partition; no Spark needed."""

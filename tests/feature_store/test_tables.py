@@ -8,8 +8,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from feature_store.errors import MissingInputError, ValidationError
 from feature_store.tables import TableStore
-from tests.conftest import make_dataset
-from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, SPACE, STEP, commit, ids, label, segment
+from tests.conftest import TINY, make_dataset
+from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, SPACE, STEP, commit, example, ids, label, segment
 
 
 @pytest.fixture
@@ -106,3 +106,54 @@ def test_object_store_roots_keep_their_scheme():
     store = TableStore("s3a://bucket/home/tiny/tables/", make_dataset())
     assert store.path("labels") == "s3a://bucket/home/tiny/tables/labels"
     assert store.uri("labels") == "s3://bucket/home/tiny/tables/labels"
+
+
+def changed_store(store, **changes):
+    """The same tables as a process has them whose YAML file declares other features."""
+    return TableStore(store.root, make_dataset(features=TINY["features"] | changes))
+
+
+def test_a_newly_declared_column_is_added_by_the_commit(spark, store):
+    first = commit(spark, store, [example(store, DAY_1, 1), example(store, DAY_2, 2)], [DAY_1, DAY_2], "examples")
+    wider = changed_store(store, tags={"value": "tags", "kind": "categorical_list"})
+    assert wider.read(spark, "examples", first, {}, [DAY_1]).first().tags is None
+    version = commit(spark, wider, [example(wider, DAY_2, 2, tags=[4, 5])], [DAY_2], "examples")
+    for made in (
+        wider.read(spark, "examples", version, {}, None).toArrow(),
+        wider.arrow("examples", version, {}, None),
+    ):
+        assert made.schema.names == wider.schema("examples").names
+        assert dict(zip(made["part"].to_pylist(), made["tags"].to_pylist(), strict=True)) == {
+            DAY_1: None,
+            DAY_2: [4, 5],
+        }
+    again = commit(spark, store, [example(store, DAY_1, 3)], [DAY_1], "examples")
+    assert store.read(spark, "examples", again, {}, None).columns == store.schema("examples").names
+    assert wider.arrow("examples", again, {}, None, ["example_id", "tags"]).to_pylist() == [
+        {"example_id": 3, "tags": None},
+        {"example_id": 2, "tags": [4, 5]},
+    ]
+
+
+def test_a_failed_commit_adds_no_column(spark, store):
+    commit(spark, store, [example(store, DAY_1, 1)], [DAY_1], "examples")
+    wider = changed_store(store, stock={"value": "stock", "kind": "numeric"})
+    with pytest.raises(ValidationError, match="column user is null"):
+        commit(spark, wider, [example(wider, DAY_2, 2, user=None, stock=1.0)], [DAY_2], "examples")
+    assert [field.name for field in DeltaTable(store.uri("examples")).schema().fields] == store.schema("examples").names
+
+
+def test_a_changed_type_names_column_and_both_types_and_writes_nothing(spark, store):
+    first = changed_store(store, tags={"value": "tags", "kind": "categorical_list"})
+    version = commit(spark, first, [example(first, DAY_1, 1, tags=[1])], [DAY_1], "examples")
+    other = changed_store(
+        store, tags={"value": "tags", "kind": "numeric_list"}, price={"value": "price", "kind": "categorical"}
+    )
+    with pytest.raises(ValidationError) as caught:
+        commit(spark, other, [example(other, DAY_2, 2, tags=[1.0], price=2)], [DAY_2], "examples")
+    assert str(caught.value) == (
+        "examples: column price is declared int64, the table holds float; column tags is declared list<item: float>, "
+        "the table holds list<element: int64>; nothing was written: a column keeps its type, so give what has another "
+        "type a new name in the YAML file"
+    )
+    assert store.newest("examples") == version
