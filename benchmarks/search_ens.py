@@ -225,7 +225,7 @@ def add_batch(size: int, settings: EnsSettings, runs: Runs, report: Report) -> N
     function, means = f"batch_{size}", {}
     for method in ("myopic", "simulated", "greedy"):
         seeds = runs.seeds(function, [method])
-        report.add(f"{function}_{method}_repeats", len(seeds))
+        report.add(f"{function}_{method}_repeats", len(seeds), None if method == "greedy" else at_least(REPEATS))
         if seeds:
             means[method] = float(np.mean([runs.get(function, method, seed)["found"][-1] for seed in seeds]))
             report.add(f"{function}_{method}_at_{settings.batch_queries}", means[method])

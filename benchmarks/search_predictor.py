@@ -30,6 +30,7 @@ from search.trial import Trial, best, value
 
 SEARCHED = "nb201_cifar100"
 TAU = "tau"
+SEEDS, REPEATS = 10, 5
 
 
 class PredictorBenchmark(Strict):
@@ -107,7 +108,7 @@ def _search_figures(runs: Runs, methods: dict[str, int], report: Report) -> None
         seeds = runs.seeds(SEARCHED, [method])
         if seeds:
             found = np.array([runs.get(SEARCHED, method, seed)["accuracy"] for seed in seeds])
-            report.add(f"{SEARCHED}_{method}_seeds", len(seeds))
+            report.add(f"{SEARCHED}_{method}_seeds", len(seeds), at_least(SEEDS) if method in targets else None)
             report.add(f"{SEARCHED}_{method}_mean", float(found.mean()), targets.get(method))
             report.add(f"{SEARCHED}_{method}_sd", float(found.std()))
 
@@ -119,7 +120,7 @@ def _tau_figures(settings: PredictorBenchmark, runs: Runs, report: Report) -> No
         if not seeds:
             continue
         taus = {m: np.mean([runs.get(function, m, seed)["tau"] for seed in seeds]) for m in ("ensemble", "single")}
-        report.add(f"{function}_repeats", len(seeds))
+        report.add(f"{function}_repeats", len(seeds), at_least(REPEATS))
         report.add(f"{function}_single_mse", float(taus["single"]))
         report.add(f"{function}_ensemble", float(taus["ensemble"]))
         report.add(f"{function}_gain", float(taus["ensemble"] - taus["single"]), at_least(0.03))

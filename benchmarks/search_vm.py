@@ -1,8 +1,10 @@
 """The real job: a VM found by a search against the hand-set one and against random search, on a project's own tables.
 
-The hand-set VM is the project's recipe, its learning rate and dropout tuned by trials of its own. Every search gets the
-same trials and is cut at the same number of sample-epochs. Winners are chosen on validation, trained again on fresh
-seeds and tested once.
+The hand-set VM is the project's recipe with its weight of distillation chosen on validation, zero included, and its
+learning rate and dropout tuned by trials of its own. Every search gets the same trials and is cut at the same number of
+sample-epochs. Winners are chosen on validation, trained again on fresh seeds, others for each search, and tested once.
+
+The workspace stays (benchmarks/experiments.py): a run that was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -10,23 +12,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
-from benchmarks.harness import MissingDataError, Report, at_least, at_most, benchmark
-from benchmarks.projects import ProjectSettings, workspace
+from benchmarks.experiments import WorldSettings, experiment
+from benchmarks.harness import Report, at_least, at_most, benchmark
 from feature_store.config import Strict
 from models.bootstrap import paired_difference
 from models.config import VmConfig
 from models.metrics import Scores
-from pipelines.config import ProjectConfig, data_root
+from pipelines.config import Arm, ProjectConfig
 from pipelines.context import RunContext
 from pipelines.run import run_loop
 from pipelines.scoring import score_parts
 from pipelines.search_objective import TrialTraining
 from pipelines.search_vm import SearchPlan, SearchResult, begin, search_vm
 from pipelines.train_vm import load_trained
-from pipelines.windows import RunWindows, run_windows
+from pipelines.windows import RunWindows
 from search.driver import Search
 from search.ens.proposer import Acceptable
 from search.parameters import Float, LogFloat
@@ -39,13 +42,10 @@ BOOTSTRAP = 400
 
 
 class SearchVmSettings(Strict):
-    """``needs``: folder of the data root that the project reads. ``method``: compared with random search."""
+    """``method``: compared with random search; ``retrains``: fresh seeds of each search's winner."""
 
-    project: ProjectSettings
-    needs: str | None = None
+    world: WorldSettings
     vertical: str
-    first: str | None = None
-    last: str | None = None
     trials: int
     hand_trials: int
     seeds: int
@@ -72,10 +72,10 @@ class Job:
         result = search_vm(context, self.settings.vertical, context.space(), *parts, plan)
         return result, begin(context, self.settings.vertical, context.space(), *parts, plan)
 
-    def tests(self, training: TrialTraining, vm: VmConfig) -> list[Scores]:
-        """Scores on the test window of a VM trained on fresh seeds."""
-        scores = []
-        for seed in range(FRESH_SEED, FRESH_SEED + self.settings.retrains):
+    def tests(self, training: TrialTraining, vm: VmConfig, search: int) -> list[Scores]:
+        """Scores on the test window of a VM trained on seeds that no other search's VMs get."""
+        scores, first = [], FRESH_SEED + search * self.settings.retrains
+        for seed in range(first, first + self.settings.retrains):
             run_id, _ = replace(training, seed=seed).train(vm, "again on a fresh seed")
             artifact = load_trained(self.context, run_id)
             space, test = self.context.space(), self.windows.test
@@ -90,16 +90,32 @@ def body(settings: SearchVmSettings, report: Report) -> None:
     Raises:
         MissingDataError: the data set is not there.
     """
-    if settings.needs is not None and not (data_root() / settings.needs).is_dir():
-        raise MissingDataError(f"no data set at {data_root() / settings.needs}")
-    with workspace(settings.project.load(), report) as context:
-        chosen = context.config.range
-        first, last = settings.first or (chosen and chosen.first), settings.last or (chosen and chosen.last)
-        windows = run_windows(context.config, str(first), str(last))
-        run_loop(context, windows, [context.config.vm.scheduled_arm], 1)
-        job = Job(context, settings, windows)
+    with experiment(settings.world, report) as made:
+        context = made.context
+        run_loop(context, made.windows, [context.config.vm.scheduled_arm], 1)
+        job = Job(context, settings, made.windows)
+        context.config = with_best_weight(job, report)
         context.config = tuned(job, report)
         _compare(job, report)
+
+
+def with_best_weight(job: Job, report: Report) -> ProjectConfig:
+    """The project with the recipe's weight of distillation of the lowest validation NE; weight 0 is its arm without."""
+    context, vm = job.context, job.context.config.vm
+    weights = vm.weights_to_try(vm.scheduled_arm)
+    if not weights:
+        return context.config
+    windows = (job.windows.vm_train, job.windows.vm_validation)
+    training = begin(context, job.settings.vertical, context.space(), *windows, SearchPlan(len(weights), "random"))
+    found = {
+        weight: training.train(training.hand_set.model_copy(update={"kd_weight": weight}), f"weight {weight}")[1].ne
+        for weight in weights
+    }
+    weight = min(found, key=found.__getitem__)
+    report.add("hand_set_kd_weight", weight)
+    plain = cast("Arm", vm.scheduled_arm.removesuffix("_kd"))
+    changes = {"kd_weight": weight} if weight else {"scheduled_arm": plain}
+    return context.config.model_copy(update={"vm": vm.model_copy(update={"kd_weights": [], **changes})})
 
 
 def tuned(job: Job, report: Report) -> ProjectConfig:
@@ -136,12 +152,12 @@ def _compare(job: Job, report: Report) -> None:
         by_hand, training = found["random"][0].hand_set, found["random"][1]
         bar = Acceptable(by_hand.ne, by_hand.flops)
         accepted = {m: accepted[m] + sum(bar(trial) for trial in found[m][0].history) for m in accepted}
-        hand += job.tests(training, training.hand_set)
+        hand += job.tests(training, training.hand_set, seed)
         budget = min(sum(trial.spent for trial in found[m][0].history) for m in winners)
         for method, scores in winners.items():
             winner = chosen_within(found[method][0].history, budget, by_hand.flops)
             vm = training.hand_set if winner is None else training.vm_space.to_vm(winner.config)
-            scores += job.tests(training, vm)
+            scores += job.tests(training, vm, seed)
             report.add(
                 f"{method}_{seed}_winner_validation_ne", np.nan if winner is None else float(winner.ne or np.nan)
             )

@@ -24,11 +24,15 @@ def search_dag(project: Project, vertical: str) -> DAG:
         "trials": Param(100, type="integer", minimum=1, description="VMs to train"),
         "batch": Param(10, type="integer", minimum=1, description="Trials of one task"),
         "method": Param("predictor", type="string", description="How to search: see docs/search.md"),
+        "time_limit": Param(
+            3600, type="integer", minimum=1, description="Seconds after which a trial counts as failed"
+        ),
     }
     with project.dag(f"search_{vertical}", f"{vertical}: {DOC}", schedule=None, params=params) as dag:
         of = (
             "--vertical", vertical, "--until", "{part}",
             "--trials", "{{ params.trials }}", "--method", "{{ params.method }}",
+            "--time-limit", "{{ params.time_limit }}",
         )  # fmt: skip
         batches = VerbOperator.partial(
             task_id="trials",
@@ -51,7 +55,7 @@ def _batches(of: tuple[str, ...]) -> Any:
         params = get_current_context()["params"]
         trials, batch = int(params["trials"]), int(params["batch"])
         ends = [*range(batch, trials, batch), trials]
-        given = {"{{ params.trials }}": str(trials), "{{ params.method }}": str(params["method"])}
+        given = {f"{{{{ params.{name} }}}}": str(params[name]) for name in ("trials", "method", "time_limit")}
         return [[*(given.get(word, word) for word in of), "--stop-after", str(end)] for end in ends]
 
     return batches()

@@ -116,6 +116,7 @@ class Search:
             "format": FORMAT,
             "space": self.proposer.space.fingerprint,
             "method": self._method,
+            "seed": getattr(self.proposer, "seed", None),
             "budget": self.budget,
         }
 

@@ -13,7 +13,7 @@ from dags.factory import project_dags
 
 @pytest.mark.parametrize(("trials", "batch", "ends"), [(25, 10, [10, 20, 25]), (20, 10, [10, 20]), (3, 10, [3])])
 def test_batches(monkeypatch: pytest.MonkeyPatch, trials: int, batch: int, ends: list[int], project_file: Path) -> None:
-    params: dict[str, Any] = {"trials": trials, "batch": batch, "method": "random"}
+    params: dict[str, Any] = {"trials": trials, "batch": batch, "method": "random", "time_limit": 60}
     monkeypatch.setattr(search_dag, "get_current_context", lambda: {"params": params})
     dag = project_dags(str(project_file))["small_search_feed"]
     made = dag.get_task("batches").python_callable()
@@ -21,6 +21,7 @@ def test_batches(monkeypatch: pytest.MonkeyPatch, trials: int, batch: int, ends:
     for arguments in made:
         assert arguments[arguments.index("--trials") + 1] == str(trials)
         assert arguments[arguments.index("--method") + 1] == "random"
+        assert arguments[arguments.index("--time-limit") + 1] == "60"
         assert arguments[arguments.index("--until") + 1] == "{part}"
 
 

@@ -96,6 +96,8 @@ def test_state_of_another_search_is_refused(tmp_path):
         Search(RandomSearch(mixed_space()), bowl, budget=2, state_file=state)
     with pytest.raises(StateError, match="method is RandomSearch there and RegularizedEvolution here"):
         Search(RegularizedEvolution(bowl_space()), bowl, budget=2, state_file=state)
+    with pytest.raises(StateError, match="seed is 0 there and 1 here"):
+        Search(RandomSearch(bowl_space(), 1), bowl, budget=2, state_file=state)
     with pytest.raises(StateError, match="budget is 2 there and 3 here"):
         Search(RandomSearch(bowl_space()), bowl, budget=3, state_file=state)
     state.write_text("{")
