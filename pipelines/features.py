@@ -11,7 +11,7 @@ from feature_store.histories import histories_frame, history_requests, segment_p
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.counters import counter_reads, counters
-from pipelines.step import PinnedInputs, Read, TableStep, write_table
+from pipelines.step import PinnedInputs, Read, TableStep, together, write_table
 
 
 def _histories_definition(context: RunContext) -> Sequence[Any]:
@@ -34,8 +34,16 @@ def features(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
     Raises:
         MissingInputError: examples, labels or fm_outputs of ``parts`` are missing.
     """
-    for source in (space, None):
-        write_histories(context, source, parts)
+    together(
+        context,
+        lambda: write_histories(context, space, parts),
+        lambda: write_histories(context, None, parts),
+        lambda: write_features(context, space, parts),
+    )
+
+
+def write_features(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
+    """Features of all verticals: rows that name their histories."""
     scope = {"space_id": space.space_id}
     reads = [Read("examples", {}, parts), Read("labels", {}, parts), Read("fm_outputs", scope, parts)]
     counted = counter_reads(context, parts)

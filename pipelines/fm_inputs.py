@@ -9,7 +9,7 @@ from feature_store.asof import fm_inputs_frame
 from feature_store.asof_partials import partials_frame
 from pipelines.asof_reads import PARTIALS, as_of_reads
 from pipelines.context import RunContext
-from pipelines.step import PinnedInputs, Read, TableStep, write_table
+from pipelines.step import PinnedInputs, Read, TableStep, together, write_table
 
 
 def _definition(context: RunContext) -> Sequence[Any]:
@@ -20,11 +20,19 @@ FM_INPUTS = TableStep("fm-inputs", 1, "fm_inputs", _definition)
 
 
 def fm_inputs(context: RunContext, parts: list[str]) -> None:
-    """Write fm_inputs, then partials, of contiguous ``parts``.
+    """Write fm_inputs and partials of contiguous ``parts``.
 
     Raises:
         MissingInputError: examples or labels of ``parts`` were not ingested.
     """
+    writes = [lambda: write_fm_inputs(context, parts)]
+    if context.dataset.has_partials:
+        writes.append(lambda: write_partials(context, parts))
+    together(context, *writes)
+
+
+def write_fm_inputs(context: RunContext, parts: list[str]) -> None:
+    """Write the FM's columns of contiguous ``parts``."""
     reads = as_of_reads(context, parts)
     inputs = PinnedInputs(context, reads.reads)
 
@@ -35,8 +43,6 @@ def fm_inputs(context: RunContext, parts: list[str]) -> None:
         )
 
     write_table(context, FM_INPUTS, reads.scope, parts, inputs.versions, build)
-    if context.dataset.has_partials:
-        write_partials(context, parts)
 
 
 def write_partials(context: RunContext, parts: list[str]) -> None:

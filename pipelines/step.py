@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from feature_store.commits import Attempt, Pin, StepInfo
@@ -113,6 +114,33 @@ def commit(
     where = f"{parts[0]} .. {parts[-1]}" if len(parts) > 1 else parts[0]
     with timed(context.progress, f"{attempt.step.name}: {attempt.table} {''.join(attempt.scope.values())} {where}"):
         return context.store.commit(attempt, build(), rejected)
+
+
+def together(context: RunContext, *writes: Callable[[], object]) -> None:
+    """Run writes of tables that do not read each other at once, in one Spark session, and wait for all of them.
+
+    One write leaves cores idle while its driver plans and commits, and while its last task runs.
+
+    Raises:
+        Exception: the error of the first of ``writes`` that failed, after the others have ended.
+    """
+    _ = context.spark  # made once, before threads ask for it
+    errors: dict[int, BaseException] = {}
+
+    def run(place: int, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BaseException as error:
+            errors[place] = error
+
+    # Daemons: an interrupted step must not wait for Spark's jobs.
+    threads = [Thread(target=run, args=pair, daemon=True) for pair in enumerate(writes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
 
 
 @contextmanager
