@@ -164,7 +164,7 @@ class Experiment:
 
     def test_parts(self, vertical: str) -> list[str]:
         """Mature partitions of the test window."""
-        return require_mature(self.context, vertical, self.windows.test, None)
+        return list(require_mature(self.context, vertical, self.windows.test))
 
     def history_bytes(self, space: SpaceRecord) -> float:
         """Bytes on disk of one stored history of the space, mean over the test window's files."""

@@ -60,8 +60,7 @@ def plan(options: Namespace) -> None:
 
     context = context_of(options)
     windows = run_windows(context.config, *_run_range(context, options))
-    for name in ("fm_train", "fm_validation", "warm_up", "vm_train", "vm_validation", "test"):
-        parts = getattr(windows, name)
+    for name, parts in vars(windows).items():
         print(f"{name:14} {parts[0]} .. {parts[-1]} ({len(parts)})" if parts else f"{name:14} none")
     targets = [(target, windows.parts) for target in source_targets(context)]
     active = context.spaces.active()

@@ -32,7 +32,7 @@ ALL_ARMS: tuple[Arm, ...] = (*ARMS, "raw_loopfm", "raw_loopfm_kd")
 class Windows(Strict):
     """Lengths of the windows of a run, in event-time order; whatever a range has more goes to ``warm_up``.
 
-    The FM trains and validates first; its outputs start after them; the last days train, validate and test the VMs.
+    The FM trains and validates first; its outputs start after them; then VMs train, validate and are tested.
     """
 
     fm_train: Duration = Field(description="first: the FM trains")
@@ -40,7 +40,11 @@ class Windows(Strict):
     warm_up: Duration = Field(default=0, description="histories fill before any VM reads them")
     vm_train: Duration = Field(description="VMs train")
     vm_validation: Duration = Field(description="early stopping of the VMs")
-    test: Duration = Field(description="last: every arm is measured on these rows")
+    test: Duration = Field(description="every arm is measured on the mature partitions of these")
+    label_wait: Duration = Field(
+        default=0,
+        description="last: read by no model, ingested so that the test's late labels are known; only a run needs it",
+    )
 
 
 class RunRange(Strict):

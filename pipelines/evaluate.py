@@ -56,7 +56,7 @@ def compare_arms(
         StepError: no test partition is mature.
     """
     train_parts, test_parts = windows
-    parts = require_mature(context, vertical, test_parts, None)
+    parts = list(require_mature(context, vertical, test_parts))
     own = [vm for vm in trained if vm.vertical == vertical]
     spaces = {vm.seed: context.spaces.get(vm.space_id) for vm in own}
     with timed(context.progress, f"evaluate: {vertical} on {len(parts)} partitions"):
@@ -89,7 +89,7 @@ def evaluate(context: RunContext, vertical: str, parts: list[str]) -> list[Figur
     models = {alias: model for alias, model in found.items() if model is not None}
     if not models:
         raise StepError(f"{name}: nothing is registered; run `loopfm train-vm` first")
-    mature = require_mature(context, vertical, parts, None)
+    mature = list(require_mature(context, vertical, parts))
     for alias, model in models.items():
         until = model.tags["loopfm.trained_until"]
         if mature[0] <= until:

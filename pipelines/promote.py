@@ -11,7 +11,7 @@ from pipelines.context import RunContext
 from pipelines.errors import GateError, StepError
 from pipelines.evaluate import registered_scores
 from pipelines.gate import GateResult, decide
-from pipelines.maturity import label_states, mature, newest_with_positives
+from pipelines.maturity import newest_with_positives, require_mature
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 
 
@@ -109,8 +109,7 @@ def _gate_parts(
     parts = sorted(set.intersection(*written))
     if not parts:
         raise StepError(f"{challenger.name}: no partition after {until}, the end of training, has features yet")
-    states = label_states(context, vertical, parts)
-    return newest_with_positives(states, mature(states, None), context.config.gate.min_positives)
+    return newest_with_positives(require_mature(context, vertical, parts), context.config.gate.min_positives)
 
 
 def _move(context: RunContext, name: str, challenger: RegisteredModel, champion: RegisteredModel | None) -> None:

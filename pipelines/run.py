@@ -9,6 +9,7 @@ from pipelines.config import Arm
 from pipelines.context import RunContext
 from pipelines.errors import GateError
 from pipelines.evaluate import compare_arms
+from pipelines.maturity import require_mature
 from pipelines.measure import Figure
 from pipelines.promote import promote
 from pipelines.train_fm import train_fm
@@ -35,8 +36,13 @@ def run_loop(
 
     Each step writes only the range that is missing or stale, so that a run that was cut off goes on where it stopped.
     Without ``register`` nothing is registered and no gate asked.
+
+    Raises:
+        StepError: before anything is trained, where no partition of the test window is mature for a vertical.
     """
     write_sources(context, windows.parts, windows.vm)
+    for vertical in context.dataset.heads:
+        require_mature(context, vertical, windows.test)
     spaces, trained = [], []
     for seed in range(seeds):
         space = train_fm(context, windows.fm_train, windows.fm_validation, seed)

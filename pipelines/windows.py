@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from feature_store.clocks import HOUR_MS
 from pipelines.config import ProjectConfig
@@ -22,11 +22,12 @@ class RunWindows:
     vm_train: list[str]
     vm_validation: list[str]
     test: list[str]
+    label_wait: list[str] = field(default_factory=list)
 
     @property
     def parts(self) -> list[str]:
         """All partitions of the run."""
-        return [part for field in fields(self) for part in getattr(self, field.name)]
+        return [part for window in fields(self) for part in getattr(self, window.name)]
 
     @property
     def fm(self) -> list[str]:
@@ -87,6 +88,6 @@ def run_windows(config: ProjectConfig, first: str, last: str) -> RunWindows:
         )
     lengths["warm_up"] += spare
     windows: dict[str, list[str]] = {}
-    for name in ("fm_train", "fm_validation", "warm_up", "vm_train", "vm_validation", "test"):
-        windows[name], parts = parts[: lengths[name]], parts[lengths[name] :]
+    for window in fields(RunWindows):
+        windows[window.name], parts = parts[: lengths[window.name]], parts[lengths[window.name] :]
     return RunWindows(**windows)

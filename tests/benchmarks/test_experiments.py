@@ -148,7 +148,7 @@ def test_a_cell_may_not_change_the_tables(tmp_path):
     world = WorldSettings(project=ProjectSettings(base="conf/demo.yaml"))
     config = world.project.load()
     context = RunContext(config, "demo.yaml", root=str(tmp_path))
-    opened = Experiment(world, context, report(), run_windows(config, "2026-01-01", "2026-01-10"))
+    opened = Experiment(world, context, report(), run_windows(config, "2026-01-01", "2026-01-11"))
     assert opened.config({"vm.base.units": [8]}).vm.base.units == [8]
     with pytest.raises(BenchmarkError, match="another data set is another world"):
         opened.config({"dataset.lag": "2h"})

@@ -13,6 +13,8 @@ from pipelines.windows import RunWindows, run_windows
 
 CONF = Path(__file__).parents[2] / "conf/demo.yaml"
 FIRST, LAST = "2026-01-01", "2026-01-07"
+KNOWN = "2026-01-08"
+"""Once it has closed, all labels of the last partition are known; it holds no rows itself."""
 
 WORLD = {"start": FIRST, "days": 7, "rows_per_day": 3000, "users": 200, "items": 60}
 WINDOWS = {
@@ -21,6 +23,7 @@ WINDOWS = {
     "vm_train": "2d",
     "vm_validation": "1d",
     "test": "1d",
+    "label_wait": "1d",
 }
 
 
@@ -30,6 +33,7 @@ def raw_settings(**dataset: Any) -> dict[str, Any]:
     raw["dataset"]["source"] = {"world": WORLD}
     raw["dataset"].update(dataset)
     raw["windows"] = WINDOWS
+    raw["range"] = {"first": FIRST, "last": KNOWN}
     raw["gate"] = {"min_positives": 50, "calibration_low": 0.5, "calibration_high": 2.0}
     raw["fm"]["train"]["epochs"] = 1
     raw["vm"]["base"]["train"]["epochs"] = 1
@@ -48,4 +52,4 @@ def context(root: Path, **dataset: Any) -> RunContext:
 
 def windows(of: RunContext) -> RunWindows:
     """The windows of the whole world."""
-    return run_windows(of.config, FIRST, LAST)
+    return run_windows(of.config, FIRST, KNOWN)

@@ -30,8 +30,7 @@ from tests.pipelines.conftest import Loop
 pytestmark = pytest.mark.slow
 
 LAST = loop_world.LAST
-NEXT = "2026-01-08"
-"""Once it has closed, all labels of the last partition are known."""
+NEXT = loop_world.KNOWN
 
 
 def test_a_vm_trains_on_the_newest_mature_window(loop: Loop) -> None:
@@ -62,13 +61,13 @@ def test_a_space_writes_nothing_before_its_cutoff(loop: Loop) -> None:
 
 def test_a_plan_names_what_is_missing_and_why(loop: Loop) -> None:
     context = loop.again()
-    parts = loop.result.windows.parts
+    parts = context.dataset.clock.between(loop_world.FIRST, LAST)
     plan = plan_backfill(context, parts, context.spaces.active())
     assert [write.label for write in plan.writes] == ["histories raw"], "loopfm run writes them for VM windows only"
     wider = context.dataset.clock.between(parts[0], "2026-01-09")
     plan = plan_backfill(context, wider, context.spaces.active())
     missing = {(w.label.split()[0], w.parts[0], w.parts[-1]) for w in plan.writes if w.state.state == "missing"}
-    assert ("examples", "2026-01-08", "2026-01-09") in missing
+    assert ("examples", "2026-01-09", "2026-01-09") in missing
     assert ("features", "2026-01-08", "2026-01-09") in missing
     assert plan.rows > 0
     assert plan.seconds > 0
@@ -88,9 +87,9 @@ def test_chunks_hold_the_rows_of_one_session(loop: Loop) -> None:
     context = loop.again()
     schedule = context.config.schedule.model_copy(update={"backfill_rows": 6500})
     context.config = context.config.model_copy(update={"schedule": schedule})
-    parts = context.dataset.clock.between("2026-01-08", "2026-01-12")
+    parts = context.dataset.clock.between("2026-01-09", "2026-01-13")
     chunks = plan_backfill(context, parts, []).chunks
-    assert chunks == [("2026-01-08", "2026-01-09"), ("2026-01-10", "2026-01-11"), ("2026-01-12", "2026-01-12")]
+    assert chunks == [("2026-01-09", "2026-01-10"), ("2026-01-11", "2026-01-12"), ("2026-01-13", "2026-01-13")]
 
 
 def test_champions_are_scored_once_on_what_they_never_saw(loop: Loop) -> None:
