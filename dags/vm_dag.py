@@ -56,8 +56,8 @@ def gate_steps(project: Project, vertical: str, train: Any, always_ask: bool = F
     test = f"ti.xcom_pull(task_ids='{trained}')['test']"
     of = ("--vertical", vertical)
     evaluate = project.step(
-        "evaluate", "Champion and challenger on the test window.",
-        *of, "--from", f"{{{{ {test}[0] }}}}", "--to", f"{{{{ {test}[-1] }}}}",
+        "evaluate", "Champion and new version on the test window.",
+        *of, "--from", f"{{{{ {test}[0] }}}}", "--to", f"{{{{ {test}[-1] }}}}", "--version", version,
     )  # fmt: skip
     gate = project.step("gate", "May it replace the champion? NE, gAUC, calibration.", *of, "--version", version)
     verdict = f"ti.xcom_pull(task_ids='{gate.task_id}')"

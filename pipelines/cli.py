@@ -109,7 +109,7 @@ def _train_vm(parser: argparse.ArgumentParser) -> None:
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     _vertical(parser)
     _required_range(parser)
-    _space(parser)
+    parser.add_argument("--version", metavar="N", help="version beside the champion (default: the challenger)")
 
 
 def _promote(parser: argparse.ArgumentParser) -> None:

@@ -124,7 +124,7 @@ def evaluate(options: Namespace) -> Facts:
 
     context = context_of(options)
     shown: dict[str, dict[str, float]] = {}
-    for figure in step(context, options.vertical, parts_of(context, options)):
+    for figure in step(context, options.vertical, parts_of(context, options), options.version):
         if figure.slice == "all":
             print(f"{figure.arm:12} {figure.metric:22} {figure.value:.4f}")
             shown.setdefault(figure.arm, {})[figure.metric] = figure.value

@@ -78,14 +78,22 @@ def compare_arms(
     return figures
 
 
-def evaluate(context: RunContext, vertical: str, parts: list[str]) -> list[Figure]:
-    """Score the vertical's champion and challenger on the mature ones of ``parts`` and record their figures.
+def evaluate(context: RunContext, vertical: str, parts: list[str], version: str | None = None) -> list[Figure]:
+    """Score the vertical's champion and a challenger on the mature ones of ``parts`` and record their figures.
+
+    Args:
+        context: the project.
+        vertical: whose models.
+        parts: partitions after the training of both.
+        version: the challenger; the one that the alias names when absent, which another training may move meanwhile.
 
     Raises:
         StepError: nothing is registered, a model trained on one of the partitions, or none is mature.
     """
     name = context.vm_name(vertical)
-    found = {alias: context.registry.by_alias(name, alias) for alias in (CHAMPION, CHALLENGER)}
+    registry = context.registry
+    challenger = registry.by_version(name, version) if version else registry.by_alias(name, CHALLENGER)
+    found = {CHAMPION: registry.by_alias(name, CHAMPION), CHALLENGER: challenger}
     models = {alias: model for alias, model in found.items() if model is not None}
     if not models:
         raise StepError(f"{name}: nothing is registered; run `loopfm train-vm` first")

@@ -78,6 +78,15 @@ def test_a_vertical_and_the_fm_have_cadences_of_their_own(project_file: Path) ->
     assert crons == [CronTriggerTimetable(cron, timezone="UTC") for cron in ("0 1 * * *", "0 4 * * 1")]
 
 
+def test_what_was_trained_is_what_is_evaluated_gated_and_promoted(project_file: Path) -> None:
+    dags = project_dags(str(project_file))
+    for dag_id, trained in (("small_vm_feed", "train_vm"), ("small_search_feed", "search")):
+        for task_id in ("evaluate", "gate", "promote", "promote_approved"):
+            arguments = dags[dag_id].get_task(task_id).arguments
+            version = arguments[arguments.index("--version") + 1]
+            assert version == f"{{{{ ti.xcom_pull(task_ids='{trained}')['version'] }}}}", (dag_id, task_id)
+
+
 def test_nothing_that_a_backfill_runs_trains_or_promotes(project_file: Path) -> None:
     dags = project_dags(str(project_file))
     verbs = {getattr(task, "verb", None) or task.partial_kwargs["verb"] for task in dags["small_backfill"].tasks}
