@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,3 +41,11 @@ def loop(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Loop:
     result = run_loop(context, loop_world.windows(context), list(ARMS), seeds=1)
     patch.undo()
     return Loop(root, context, result)
+
+
+@pytest.fixture(scope="module")
+def copied(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    """A copy of the finished run for each module, so that what its tests add stays out of the others' way."""
+    root = tmp_path_factory.mktemp("copied") / "home"
+    shutil.copytree(loop.root, root)
+    return loop_world.context(root)

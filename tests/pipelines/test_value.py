@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,14 +86,6 @@ def test_what_is_no_number_is_null_in_json() -> None:
     vertical = replace(made_report().verticals[0], codec=math.nan)
     plain = replace(made_report(), verticals=[vertical]).as_json()
     assert json.loads(json.dumps(plain, allow_nan=False))["verticals"][0]["codec"] is None
-
-
-@pytest.fixture(scope="module")
-def copied(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
-    """A copy of the finished run, so that a further comparison stays out of the others' way."""
-    root = tmp_path_factory.mktemp("value") / "home"
-    shutil.copytree(loop.root, root)
-    return loop_world.context(root)
 
 
 def test_the_report_of_a_run(copied: RunContext, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
