@@ -1,4 +1,4 @@
-"""Features: what a VM trains on, one row per labelled example and vertical.
+"""Features: what a VM trains on and scores, one row per example and vertical that it belongs to.
 
 Histories are not copied into rows: the feed looks them up by key id and as_of.
 """
@@ -14,7 +14,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from feature_store.config import DatasetConfig, Vertical
 from feature_store.schemas import features_schema
-from feature_store.token_columns import as_of_column, check_space, key_columns
+from feature_store.sources.expressions import lenient
+from feature_store.token_columns import as_of_column, check_space, key_columns, labels_by_head
 
 if TYPE_CHECKING:
     from feature_store.spaces import SpaceRecord
@@ -31,9 +32,11 @@ def features_frame(
     outputs: DataFrame,
     counters: DataFrame | None,
 ) -> DataFrame:
-    """Features of a space (schema features): every labelled example after the space's cutoff, once a vertical.
+    """Features of a space (schema features): every example after the space's cutoff, once a vertical it belongs to.
 
-    A label that is not known yet is kept with its label_available_at: who reads the row decides by its own instant.
+    An example belongs to a vertical whose filter it meets. Its label is null as long as there is none, as for all that
+    serving scores; one that is not known yet is kept with its label_available_at: who reads the row decides by its own
+    instant.
 
     Args:
         spark: the session that all frames belong to.
@@ -46,7 +49,7 @@ def features_frame(
         MixedSpacesError: ``outputs`` hold another space.
     """
     check_space(outputs, space.space_id, "fm_outputs")
-    rows = examples.where(F.col("event_ts") > space.fm_train_cutoff).join(labels, IDENTITY)
+    rows = _of_verticals(spark, dataset, examples.where(F.col("event_ts") > space.fm_train_cutoff), labels)
     rows = rows.join(outputs.select(*IDENTITY, "logits"), IDENTITY, "left")
     if counters is not None:
         rows = rows.join(counters, IDENTITY, "left")
@@ -59,6 +62,27 @@ def features_frame(
     }
     types = {field.name: field.dataType for field in from_arrow_schema(features_schema(dataset))}
     return rows.select(*(made.get(name, F.col(name)).cast(kind).alias(name) for name, kind in types.items()))
+
+
+def _of_verticals(spark: SparkSession, dataset: DatasetConfig, examples: DataFrame, labels: DataFrame) -> DataFrame:
+    """Examples once a vertical that they belong to, with its label where there is one."""
+    heads = range(len(dataset.heads))
+    own = [F.struct(f"label_{head}", f"available_{head}").alias(f"_own_{head}") for head in heads]
+    known = labels_by_head(dataset.heads, labels).select(*IDENTITY, *own)
+    with lenient(spark):
+        meets = {f"_meets_{head}": F.expr(v.where or "true") for head, v in enumerate(dataset.verticals.values())}
+        examples = examples.withColumns(meets)
+    rows = F.array(*(_vertical_row(head, name) for head, name in enumerate(dataset.heads)))
+    belongs = F.inline(F.filter(rows, lambda row: row.isNotNull()))
+    return examples.join(known, IDENTITY, "left").select(*examples.columns, belongs)
+
+
+def _vertical_row(head: int, vertical: str) -> Column:
+    # Labels were written by filters over the source's doubles: one counts even where a stored float32 says otherwise.
+    label = F.col(f"_own_{head}.label_{head}")
+    available = F.col(f"_own_{head}.available_{head}").alias("label_available_at")
+    row = F.struct(F.lit(vertical).alias("vertical"), label.alias("label"), available)
+    return F.when(F.col(f"_meets_{head}") | label.isNotNull(), row)
 
 
 def _teacher_logit(space: SpaceRecord) -> Column:

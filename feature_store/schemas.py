@@ -203,10 +203,11 @@ def composing_features(dataset: DatasetConfig) -> list[str]:
 
 
 def features_schema(dataset: DatasetConfig) -> pa.Schema:
-    """features: what a VM trains on; the union of all verticals' columns, null where a vertical may not see one.
+    """features: what a VM trains on and scores; the union of all verticals' columns, null where one may not see it.
 
     ``key_NAME`` is the example's id for history key NAME, ``as_of`` the horizon of its histories (null: none readable),
-    ``teacher_logit`` the FM's logit of this row's vertical (null where the example may not be distilled).
+    ``teacher_logit`` the FM's logit of this row's vertical (null where the example may not be distilled), ``label``
+    null where there is none, or none yet.
     """
     verticals = dataset.verticals.values()
     request = list(dict.fromkeys(name for v in verticals for name in v.features))

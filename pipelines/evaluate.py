@@ -21,7 +21,7 @@ from pipelines.measure import FM_ARM, Comparison, Figure, activity_slices
 from pipelines.progress import timed
 from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
 from pipelines.report_data import COVERAGE, PART_SLICE, calibration_figures
-from pipelines.scoring import feature_rows, fm_scores, score_parts
+from pipelines.scoring import fm_scores, labelled_rows, score_parts
 from pipelines.train_vm import TrainedVm, load_trained
 from pipelines.value_figures import BOTH_ARM, CODE_ARM, age_slices, code_scores, lost_figures
 from pipelines.world_bounds import bound_scores
@@ -143,8 +143,8 @@ def _slices(
     context: RunContext, vertical: str, space: SpaceRecord, train_parts: list[str], parts: list[str]
 ) -> dict[str, np.ndarray]:
     columns = ["example_id", "user", "item"]
-    test = feature_rows(context, vertical, space, parts, columns)
-    train = feature_rows(context, vertical, space, train_parts, columns)
+    test = labelled_rows(context, vertical, space, parts, columns)
+    train = labelled_rows(context, vertical, space, train_parts, columns)
     ids = test["example_id"].to_numpy()
     slices: dict[str, np.ndarray] = {}
     for entity in ("user", "item"):

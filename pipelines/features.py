@@ -25,7 +25,7 @@ def _features_definition(context: RunContext) -> Sequence[Any]:
 
 
 HISTORIES = TableStep("features", 1, "histories", _histories_definition)
-FEATURES = TableStep("features", 1, "features", _features_definition)
+FEATURES = TableStep("features", 2, "features", _features_definition)
 
 
 def features(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:

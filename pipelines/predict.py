@@ -33,7 +33,9 @@ def predict(
     histories: Path | None = None,
     space_id: str | None = None,
 ) -> int:
-    """Score the rows of one partition with a registered VM and write example_id and p as Parquet.
+    """Score the examples of one partition with a registered VM and write example_id and p as Parquet.
+
+    They are all that meet the vertical's filter, whether their labels are known or not.
 
     Args:
         context: the project.

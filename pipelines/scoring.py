@@ -46,8 +46,16 @@ def fm_scores(context: RunContext, vertical: str, space: SpaceRecord, parts: lis
 def feature_rows(
     context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], columns: list[str]
 ) -> pa.Table:
-    """Columns of table features of one vertical, pinned."""
+    """Columns of table features of one vertical, pinned: examples without a label are among them."""
     scope = {"space_id": space.space_id}
     version = context.pin("features", scope, parts)
     rows = context.store.arrow("features", version, scope, parts, ["vertical", *columns])
     return rows.filter(pc.equal(rows["vertical"], vertical)).select(columns)
+
+
+def labelled_rows(
+    context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], columns: list[str]
+) -> pa.Table:
+    """Like ``feature_rows``, without examples that have no label: those that figures may be of."""
+    rows = feature_rows(context, vertical, space, parts, [*columns, "label"])
+    return rows.filter(pc.is_valid(rows["label"])).select(columns)

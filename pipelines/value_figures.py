@@ -17,7 +17,7 @@ from feature_store.spaces import SpaceRecord
 from models.metrics import Scores, entropy, log_loss
 from pipelines.context import RunContext
 from pipelines.measure import FM_ARM, Figure
-from pipelines.scoring import feature_rows
+from pipelines.scoring import labelled_rows
 from pipelines.vectors import packed_codes, vectors
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ def age_slices(
 ) -> dict[str, Ints]:
     """Example ids by the age of the newest FM token that any of ``keys`` lets an example read; every row is in one."""
     columns = ["example_id", "event_ts", "as_of", *(f"key_{key}" for key in keys)]
-    rows = feature_rows(context, vertical, space, parts, columns)
+    rows = labelled_rows(context, vertical, space, parts, columns)
     ids, event_ts = rows["example_id"].to_numpy(), rows["event_ts"].to_numpy()
     newest = np.max([_newest(context, space, parts, key, rows) for key in keys], axis=0)
     age = np.where(newest < 0, -1, event_ts - newest)

@@ -58,13 +58,12 @@ def features_of(spark: Any, dataset: Any, space: Any, rows: list[Row], *, scored
     return {(r["vertical"], r["example_id"]): r for r in table.to_pylist()}
 
 
-def test_a_row_per_labelled_example_and_vertical_with_only_what_the_vertical_may_see(spark):
+def test_a_row_per_example_and_vertical_with_only_what_the_vertical_may_see(spark):
     dataset = dataset_of(**COUNTERS)
     known = {0: (1, START + HOUR), 1: (0, START + 90 * DAY)}
     rows = [row_of(4, START + MINUTE, labels=known), row_of(6, START + HOUR, labels={1: (1, START + HOUR)}, topic=None)]
-    rows.append(row_of(8, START + HOUR))
     got = features_of(spark, dataset, space_of(), rows, scored=rows[:1])
-    assert set(got) == {("feed", 4), ("shop", 4), ("shop", 6)}
+    assert set(got) == {("feed", 4), ("shop", 4), ("feed", 6), ("shop", 6)}
     feed, shop = got["feed", 4], got["shop", 4]
     assert (feed["topic"], feed["price"], feed["counter_seen_1d"]) == (7, None, 4.0)
     assert (shop["topic"], shop["price"], shop["counter_seen_1d"]) == (None, 2.0, None)
@@ -77,6 +76,24 @@ def test_a_row_per_labelled_example_and_vertical_with_only_what_the_vertical_may
         None,
         START,
     )
+
+
+def test_an_example_without_a_label_is_a_row_of_each_vertical_whose_filter_it_meets(spark):
+    shop = {"label": "buy", "features": ["item", "price"], "where": "topic = 7 and cast('x' as int) is null"}
+    dataset = dataset_of(verticals={"feed": {"label": "click", "features": ["user"]}, "shop": shop})
+    rows = [row_of(1, START), row_of(2, START, topic=8), row_of(3, START, topic=None, labels={0: (0, START)})]
+    rows.append(row_of(4, START, topic=8, labels={1: (1, START + DAY)}))
+    got = features_of(spark, dataset, space_of(), rows)
+    labels = {key: (row["label"], row["label_available_at"]) for key, row in got.items()}
+    assert labels == {
+        ("feed", 1): (None, None),
+        ("feed", 2): (None, None),
+        ("feed", 3): (0, START),
+        ("feed", 4): (None, None),
+        ("shop", 1): (None, None),
+        ("shop", 4): (1, START + DAY),
+    }
+    assert (got["feed", 2]["teacher_logit"], got["shop", 1]["teacher_logit"]) == (0.5, -1.5)
 
 
 def test_rows_up_to_the_cutoff_are_absent_and_rows_before_the_training_lag_read_no_history(spark):

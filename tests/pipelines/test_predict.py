@@ -12,7 +12,14 @@ import pytest
 
 from feature_store.clocks import HOUR_MS
 from pipelines.errors import StepError
+from pipelines.evaluate import registered_scores
+from pipelines.features import features
+from pipelines.ingest import LABELS
 from pipelines.predict import export, predict
+from pipelines.registry import CHAMPION
+from pipelines.scoring import labelled_rows
+from pipelines.step import write_table
+from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
 
 PART = "2026-01-07"
@@ -63,6 +70,23 @@ def rows_that_read_at(loop: Loop, instant: int) -> set[int]:
         "features", loop.context.pin("features", scope, [PART]), scope, [PART], ["vertical", "example_id", "event_ts"]
     )
     return {r["example_id"] for r in rows.to_pylist() if r["vertical"] == "feed" and r["event_ts"] >= instant}
+
+
+def test_a_partition_is_scored_before_its_labels_exist_and_no_training_sees_it(loop: Loop, tmp_path: Path) -> None:
+    shutil.copytree(loop.root, tmp_path / "root")
+    context, space = loop_world.context(tmp_path / "root"), loop.result.spaces[0]
+    predict(context, "feed", PART, tmp_path / "labelled.parquet")
+    none = context.spark.createDataFrame(context.store.schema("labels").empty_table())
+    write_table(context, LABELS, {}, [PART], {}, lambda: none)
+    features(context, space, [PART])
+    predict(context, "feed", PART, tmp_path / "early.parquet")
+    early = by_id(tmp_path / "early.parquet")
+    assert early == by_id(tmp_path / "labelled.parquet")
+    assert len(early) > 1000
+    champion = context.registry.by_alias(context.vm_name("feed"), CHAMPION)
+    assert champion is not None
+    assert len(registered_scores(context, "feed", champion, [PART])) == 0
+    assert len(labelled_rows(context, "feed", space, [PART], ["example_id"])) == 0
 
 
 def test_exports_keep_space_and_label_times(loop: Loop, tmp_path: Path) -> None:
