@@ -18,9 +18,11 @@ from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.maturity import require_mature
 from pipelines.measure import FM_ARM, Comparison, Figure, activity_slices
+from pipelines.plots import comparison_plots
 from pipelines.progress import timed
 from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
-from pipelines.report_data import COVERAGE, PART_SLICE, calibration_figures
+from pipelines.report_data import COVERAGE, PART_SLICE, VerticalReport, calibration_figures
+from pipelines.run_plots import log_plots
 from pipelines.scoring import fm_scores, labelled_rows, score_parts
 from pipelines.train_vm import TrainedVm, load_trained
 from pipelines.value_figures import BOTH_ARM, CODE_ARM, age_slices, code_scores, lost_figures
@@ -45,6 +47,8 @@ def compare_arms(
     context: RunContext, vertical: str, trained: list[TrainedVm], windows: list[list[str]]
 ) -> list[Figure]:
     """Score all trained arms of a vertical on the mature partitions of the test window, and record every figure.
+
+    The plots of the comparison become artifacts of every arm's run.
 
     Args:
         context: the project.
@@ -75,6 +79,7 @@ def compare_arms(
         runs = {(str(vm.arm), vm.seed): vm.run_id for vm in own}
         versions = {(str(vm.arm), vm.seed): vm.version for vm in own if vm.version is not None}
         record(context, Evaluated(vertical, parts, own[0].space_id, runs, versions), figures, arms)
+        log_plots(context, runs.values(), comparison_plots(VerticalReport(vertical, figures)))
     return figures
 
 

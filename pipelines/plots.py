@@ -48,6 +48,27 @@ MAX_TICKS = 6
 WIDTH = 5.6
 
 
+def comparison_plots(vertical: VerticalReport) -> dict[str, str]:
+    """All plots of a vertical's comparison by title, in the order of the report; those without figures are left out."""
+    drawn = {
+        "NE per arm": ne_by_arm(vertical),
+        "Calibration": calibration_curve(vertical),
+        "NE by partition": ne_by_part(vertical),
+        "Coverage by partition": coverage_by_part(vertical),
+    }
+    return {title: svg for title, svg in drawn.items() if svg is not None}
+
+
+def learning_curve(values: Sequence[float]) -> dict[str, str]:
+    """The plot of one training, by title: its validation NE after every epoch."""
+    with canvas("learning-curve", height=3.2) as (axes, svg):
+        _draw(axes, "validation NE", COLOURS["loopfm"], ([float(n + 1) for n in range(len(values))], list(values)))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("validation NE")
+        axes.grid(axis="y", alpha=0.25)
+    return {"Learning curve": svg[0]}
+
+
 def ne_by_arm(vertical: VerticalReport) -> str | None:
     """NE of every arm as a dot, with the 95 % interval of its difference to base as a bar. None without figures."""
     found = {arm: figure for arm in vertical.arms if (figure := vertical.find(arm, "ne")) is not None}

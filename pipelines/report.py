@@ -49,18 +49,12 @@ def write_report(data: ReportData, path: Path) -> Path:
 
 
 def _section(vertical: VerticalReport) -> _Section:
-    drawn = [
-        ("NE per arm", plots.ne_by_arm(vertical)),
-        ("Calibration", plots.calibration_curve(vertical)),
-        ("NE by partition", plots.ne_by_part(vertical)),
-        ("Coverage by partition", plots.coverage_by_part(vertical)),
-    ]
     return _Section(
         vertical,
         value_lines(vertical),
         arms_table(vertical),
         slices_table(vertical),
         seeds_table(vertical),
-        [(title, Markup(svg)) for title, svg in drawn if svg is not None],
+        [(title, Markup(svg)) for title, svg in plots.comparison_plots(vertical).items()],
         any(arm in BOUNDS for arm in vertical.arms),
     )

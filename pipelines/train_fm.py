@@ -19,8 +19,10 @@ from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.fm_chain import WARM_FROM, fm_chain
 from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files
+from pipelines.plots import learning_curve
 from pipelines.progress import timed
 from pipelines.registry import CHAMPION
+from pipelines.run_plots import log_plots
 from pipelines.specs import fm_specs
 
 STEP_VERSION = 1
@@ -62,6 +64,7 @@ def train_fm(
         context.progress(f"train-fm: already trained, run {finished.info.run_id}")
         return context.spaces.get(finished.data.tags["loopfm.space"])
     tags = {"loopfm.kind": "fm", "loopfm.commit": context.commit, "loopfm.seed": str(seed)}
+    tags |= {"loopfm.config": digest(context.config)}
     tags |= {"loopfm.train": f"{train_parts[0]}..{train_parts[-1]}"}
     tags |= {"loopfm.validation": f"{validation_parts[0]}..{validation_parts[-1]}"}
     tags |= {WARM_FROM: chain[-1].space_id} if chain else {}
@@ -131,7 +134,9 @@ def _record(context: RunContext, run_id: str, result: FmTrainResult, space: Spac
     (upload / "config.json").write_text(context.config.fm.model_dump_json(indent=2))
     registry.log_files(run_id, upload, FM_ARTIFACTS)
     registry.log(run_id, context.config.fm.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
-    registry.log_curve(run_id, "epoch_validation_ne", [record.validation_ne for record in result.history])
+    curve = [record.validation_ne for record in result.history]
+    registry.log_curve(run_id, "epoch_validation_ne", curve)
+    log_plots(context, [run_id], learning_curve(curve))
     registry.client.set_tag(run_id, "loopfm.space", space.space_id)
     model = registry.register(context.fm_name, run_id, FM_ARTIFACTS, {"loopfm.space": space.space_id})
     registry.set_alias(context.fm_name, CHAMPION, model.version)

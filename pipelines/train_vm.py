@@ -15,8 +15,10 @@ from pipelines.config import Arm
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
+from pipelines.plots import learning_curve
 from pipelines.progress import timed
 from pipelines.registry import CHALLENGER, CHAMPION
+from pipelines.run_plots import log_plots
 from pipelines.vm_rows import PinnedRows, feed, pin_rows, vm_inputs
 
 STEP_VERSION = 1
@@ -95,6 +97,7 @@ def train_vm(
                     ),
                 )  # fmt: skip
             record(context, run_id, choice.result.artifact.config, choice.result)
+            log_plots(context, [run_id], learning_curve([epoch.validation_ne for epoch in choice.result.curve]))
             tried = {f"validation_ne_kd_{weight:g}": ne for weight, ne in choice.validation_ne.items()}
             context.registry.log(run_id, {}, tried)
     version = None

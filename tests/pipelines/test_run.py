@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 
 from pipelines.build_report import rebuild_report, report_data
 from pipelines.config import ARMS
+from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.plan import part_states, source_targets, space_targets
 from pipelines.registry import CHAMPION
 from pipelines.run import run_loop
+from pipelines.run_plots import PLOT_ARTIFACTS
 from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
 
@@ -59,7 +62,20 @@ def test_runs_name_all_that_made_them(loop: Loop) -> None:
     assert tags["loopfm.train"] == "2026-01-04..2026-01-05"
     for table in ("features", "histories", "raw_histories"):
         assert int(tags[f"loopfm.version.{table}"]) >= 0
-    assert {"loopfm.config", "loopfm.commit", "loopfm.seed", "loopfm.arm"} <= set(tags)
+    assert {"loopfm.commit", "loopfm.seed", "loopfm.arm"} <= set(tags)
+    fm = loop.context.registry.run_tags(loop.result.spaces[0].run_id)
+    assert tags["loopfm.config"] == fm["loopfm.config"] == digest(loop.context.config)
+    assert int(fm["loopfm.version.fm_inputs"]) >= 0
+
+
+def test_runs_show_their_plots(loop: Loop, tmp_path: Path) -> None:
+    registry = loop.context.registry
+    trained, compared = {"learning_curve.svg"}, {"ne_per_arm.svg", "calibration.svg"}
+    expected = {vm.run_id: trained | compared for vm in loop.result.trained} | {loop.result.spaces[0].run_id: trained}
+    for run_id, names in expected.items():
+        found = registry.fetch_run_files(run_id, PLOT_ARTIFACTS, tmp_path / run_id)
+        assert {path.name for path in found.iterdir()} == names
+        assert all(path.read_text(encoding="utf-8").startswith("<svg") for path in found.iterdir())
 
 
 def test_the_recipe_went_through_the_gate(loop: Loop) -> None:
