@@ -29,7 +29,7 @@ from benchmarks.harness import BenchmarkError, Report, at_least, at_most
 from feature_store.config import Name, Strict
 from pipelines.windows import RunWindows
 
-BATCH_FM, KD = "batch_fm", "kd"
+BATCH_FM, KD, LOOPFM, RECIPE = "batch_fm", "kd", "loopfm", "loopfm_kd"
 FM_NE, BASE_NE, SLACK = 0.813, 0.913, 0.002
 
 
@@ -63,6 +63,7 @@ class FreshnessSettings(SeedSettings):
 
     ``base``, ``control``, ``kd`` and ``batch_fm`` (as large as the FM, on counters that obey the VM's clock) are
     required. Of the ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of.
+    Each further candidate also stands beside ``loopfm_kd``, which it changes by one idea.
     """
 
     cadences: dict[Name, WorldSettings] = Field(min_length=1)
@@ -110,7 +111,8 @@ def _cadence(
             output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
             limits = LIMITS.get(cadence) if settings.with_limits else None
             best = {kind: chosen(scored, names) for kind, names in _kinds(settings).items()}
-            _claims(name, arms, best, limits, report)
+            ideas = [cell for cell in settings.candidates if cell not in (LOOPFM, RECIPE)]
+            _claims(name, arms, best, ideas if RECIPE in arms.by_arm else [], limits, report)
             yield vertical if len(opened.verticals) > 1 else "", arms
 
 
@@ -123,7 +125,9 @@ def chosen(scored: Mapping[str, list[Scored]], names: list[str]) -> str:
     return min(names, key=lambda name: math.fsum(one.validation_ne for one in scored[name]) / len(scored[name]))
 
 
-def _claims(name: str, arms: ArmScores, best: Mapping[str, str], limits: Limits | None, report: Report) -> None:
+def _claims(
+    name: str, arms: ArmScores, best: Mapping[str, str], ideas: list[str], limits: Limits | None, report: Report
+) -> None:
     recipe, control = best["candidate"], best["control"]
     report.add(f"{name}_seeds", arms.seeds)
     report.say(f"{name}: chosen on validation: {recipe}, against {control}")
@@ -134,11 +138,13 @@ def _claims(name: str, arms: ArmScores, best: Mapping[str, str], limits: Limits 
     over = arms.gain(recipe, control)
     report.add(f"{name}_over_control", over.value, at_least(limits.over_control) if limits else None)
     report.add(f"{name}_over_control_low", over.low)
+    for idea in ideas:
+        add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, RECIPE))
     report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
     report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM).value)
     report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM).value)
     report.add(f"{name}_kd_tr", arms.share(KD).value)
-    points = arms.share_difference("loopfm_kd" if "loopfm_kd" in arms.by_arm else recipe, KD)
+    points = arms.share_difference(RECIPE if RECIPE in arms.by_arm else recipe, KD)
     report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)
     report.add(f"{name}_over_kd_low", points.low, at_least(0.0) if limits else None)
 

@@ -126,7 +126,11 @@ def _run(parser: argparse.ArgumentParser) -> None:
     _range(parser)
     parser.add_argument("--seeds", type=int, default=1, help="seeds of FM and VMs (default 1: no claim)")
     parser.add_argument(
-        "--arms", nargs="+", choices=ALL_ARMS, default=list(ARMS), help="arms to compare (default: all but raw_*)"
+        "--arms",
+        nargs="+",
+        choices=ALL_ARMS,
+        default=list(ARMS),
+        help="arms to compare (default: all but raw_* and control_kd)",
     )
 
 

@@ -22,11 +22,13 @@ HOME_SETTING = "LOOPFM_HOME"
 TRACKING_SETTING = "MLFLOW_TRACKING_URI"
 DEFAULT_HOME = ".loopfm"
 
-Arm = Literal["base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"]
-KD_ARMS: tuple[Arm, ...] = ("kd", "loopfm_kd", "raw_loopfm_kd")
+Arm = Literal[
+    "base", "kd", "raw", "counters", "control", "control_kd", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"
+]
+KD_ARMS: tuple[Arm, ...] = ("kd", "control_kd", "loopfm_kd", "raw_loopfm_kd")
 ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd")
 """What a run compares by default."""
-ALL_ARMS: tuple[Arm, ...] = (*ARMS, "raw_loopfm", "raw_loopfm_kd")
+ALL_ARMS: tuple[Arm, ...] = (*ARMS, "control_kd", "raw_loopfm", "raw_loopfm_kd")
 
 
 class Windows(Strict):
@@ -98,9 +100,11 @@ class VmSettings(Strict):
     def arm(self, arm: Arm) -> VmConfig:
         """Settings of one arm. The control keeps the readers of LoopFM with every FM-derived column removed."""
         both = [*self.loopfm_readers, *self.raw_readers]
+        control = [r.model_copy(update={"tokens": "control"}) for r in self.loopfm_readers]
         readers = {
             "raw": self.raw_readers,
-            "control": [r.model_copy(update={"tokens": "control"}) for r in self.loopfm_readers],
+            "control": control,
+            "control_kd": control,
             "loopfm": self.loopfm_readers,
             "loopfm_kd": self.loopfm_readers,
             "raw_loopfm": both,

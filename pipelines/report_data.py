@@ -28,6 +28,7 @@ ARM_LABELS: Mapping[str, str] = {
     "raw": "+ raw history",
     "counters": "+ batch counters",
     "control": "+ control",
+    "control_kd": "+ control + KD",
     "loopfm": "+ LoopFM",
     "loopfm_kd": "+ LoopFM + KD",
     "raw_loopfm": "+ raw + LoopFM",

@@ -28,7 +28,7 @@ from pipelines.train_vm import load_trained, vm_bytes
 from pipelines.value_figures import AGE_SLICE, AGES, BOTH_ARM, CODE_ARM, LOST, NO_TOKEN
 from pipelines.windows import RunWindows
 
-VALUE_ARMS: list[Arm] = [arm for arm in ALL_ARMS if arm != "raw_loopfm_kd"]
+VALUE_ARMS: list[Arm] = [arm for arm in ALL_ARMS if arm not in ("control_kd", "raw_loopfm_kd")]
 SCHEDULED = "/scheduled__"
 
 

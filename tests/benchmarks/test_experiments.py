@@ -134,13 +134,15 @@ def test_the_recipe_is_chosen_on_validation():
 def test_claims_of_a_cadence_are_judged_by_its_limits():
     made = report()
     best = {"candidate": "loopfm", "control": "control"}
-    freshness._claims("hour_5m", arms(batch_fm=0.8), best, freshness.LIMITS["hour_5m"], made)
+    made_of = arms(batch_fm=0.8, loopfm_kd=0.7, decayed=0.75)
+    freshness._claims("hour_5m", made_of, best, ["decayed"], freshness.LIMITS["hour_5m"], made)
     judged = {figure.name: figure for figure in made.figures}
     assert str(judged["hour_5m_tr"].target) == ">=0.6"
     assert str(judged["hour_5m_over_kd"].target) == ">=0.55"
+    assert judged["hour_5m_decayed_gain"].value == pytest.approx(made_of.gain("decayed", "loopfm_kd").value)
     assert judged["hour_5m_tr_of_batch_fm"].value > judged["hour_5m_tr"].value
     unjudged = report()
-    freshness._claims("hour_5m", arms(batch_fm=0.8), best, None, unjudged)
+    freshness._claims("hour_5m", arms(batch_fm=0.8), best, [], None, unjudged)
     assert unjudged.ok
 
 

@@ -88,5 +88,7 @@ def test_lists_and_alternatives_are_replaced_and_mappings_merged() -> None:
 def test_raw_tokens_stand_beside_the_fms_in_the_arms_that_ask_for_both() -> None:
     vm = loop_world.settings().vm
     assert vm.arm("raw_loopfm").readers == [*vm.loopfm_readers, *vm.raw_readers]
+    assert (vm.arm("control").kd_weight, vm.arm("control_kd").kd_weight) == (0, vm.kd_weight)
+    assert vm.arm("control_kd").readers == vm.arm("control").readers
     assert (vm.arm("raw_loopfm").kd_weight, vm.arm("raw_loopfm_kd").kd_weight) == (0, vm.kd_weight)
     assert "raw_loopfm" not in ARMS, "a run compares it only where it is asked for"
