@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pendulum
 import pytest
+from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
 from dags.data_dag import data_dag
@@ -69,6 +70,13 @@ def test_scheduled_and_backfilled_partitions_of_whole_days_have_one_key(grain: s
     assert backfilled_keys(clock, *days) == expected
     assert scheduled_keys(clock, first, last) == expected
     assert [resolve_part(clock, key, {}, None) for key in expected] == expected
+
+
+def test_airflows_backfill_of_the_dag_as_the_scheduler_reads_it_has_whole_days() -> None:
+    dag = data_dag(Project("x.yaml", loop_world.settings(grain="1h")))
+    read = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+    infos = read.iter_dagrun_infos_between(at("2025-03-29"), at("2025-03-30"))
+    assert [info.partition_key for info in infos] == PartitionClock(HOUR_MS).between("2025-03-29T00", "2025-03-30T23")
 
 
 def test_a_bound_within_a_day_is_taken_as_it_is() -> None:
