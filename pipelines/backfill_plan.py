@@ -47,7 +47,7 @@ def plan_backfill(
     for space in spaces:
         own = own_parts(context, space, parts)
         wanted += [(target, own) for target in space_targets(context, space)]
-    writes = [write for target, own in wanted for write in planned_writes(context, target, own, lacking)]
+    writes = planned_writes(context, wanted, lacking)
     needed = {part for write in writes for part in write.parts}
     rows = _expected_rows(context, parts)
     chunks = _chunks(context, sorted(needed), rows)

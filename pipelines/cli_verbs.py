@@ -67,9 +67,8 @@ def plan(options: Namespace) -> None:
     for space in active:
         targets += [(target, windows.outputs) for target in space_targets(context, space)]
     lacking = lacking_of_files(context, windows.parts)
-    for target, parts in targets:
-        for write in planned_writes(context, target, parts, lacking):
-            print(write)
+    for write in planned_writes(context, targets, lacking):
+        print(write)
     if not active:
         print("train-fm, then infer, segments and features of its space: no space is active yet")
 

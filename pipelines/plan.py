@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from feature_store.asof_parts import earlier_parts
 from feature_store.asof_plan import counter_names, fm_plan
 from feature_store.config import RAW_SPACE
 from feature_store.histories import segment_span
-from feature_store.ledger import LedgerEntry
+from feature_store.ledger import LedgerEntry, scope_text
 from feature_store.spaces import SpaceRecord
 from pipelines.asof_reads import PARTIALS
 from pipelines.context import RunContext
@@ -206,6 +206,10 @@ def ranges(parts: list[str], states: dict[str, PartState]) -> list[tuple[str, st
     return found
 
 
+Planned = dict[tuple[str, str], list[str]]
+"""Table and scope -> partitions that a run would write, in time order."""
+
+
 @dataclass(frozen=True)
 class PlannedWrite:
     """Neighbouring partitions of one table that are not fresh, for one reason."""
@@ -220,11 +224,46 @@ class PlannedWrite:
 
 
 def planned_writes(
-    context: RunContext, target: Target, parts: list[str], lacking: Mapping[str, int] | None = None
+    context: RunContext, wanted: Sequence[tuple[Target, list[str]]], lacking: Mapping[str, int] | None = None
 ) -> list[PlannedWrite]:
-    """What is missing or stale in ``parts`` (in order) of one table."""
+    """What is missing or stale in the given partitions of each table, and what becomes stale once that is written.
+
+    Args:
+        context: the project.
+        wanted: tables in the order in which steps write them, each with contiguous partitions.
+        lacking: rows of the source that an ingested partition does not hold.
+    """
+    found: list[PlannedWrite] = []
+    planned: Planned = {}
+    for target, parts in wanted:
+        states = part_states(context, target, parts, lacking)
+        states |= _overtaken(context, target, states, planned)
+        found += _writes(target, parts, states)
+        planned[target.step.table, scope_text(target.scope)] = [part for part in parts if not states[part].is_fresh]
+    return found
+
+
+def _overtaken(
+    context: RunContext, target: Target, states: Mapping[str, PartState], planned: Planned
+) -> dict[str, PartState]:
+    """Fresh partitions that depend on planned ones."""
+    found = {}
+    for source in target.upstream:
+        first = planned.get((source.table, scope_text(source.scope)), [])
+        if source.appearing:
+            there = context.store.ledger.first_written(source.table, source.scope)
+            first = [part for part in first if part not in there]
+        for part in (part for part, state in states.items() if first and state.is_fresh and part not in found):
+            span = source.span(part)
+            place = bisect_left(first, span[0]) if span else len(first)
+            if span and place < len(first) and first[place] <= span[1]:
+                found[part] = PartState("stale", f"{source.table} {first[place]} is to be written", states[part].rows)
+    return found
+
+
+def _writes(target: Target, parts: list[str], states: dict[str, PartState]) -> list[PlannedWrite]:
     found, place = [], 0
-    for _, _, state, count in ranges(parts, part_states(context, target, parts, lacking)):
+    for _, _, state, count in ranges(parts, states):
         if not state.is_fresh:
             found.append(PlannedWrite(target.label, parts[place : place + count], state))
         place += count

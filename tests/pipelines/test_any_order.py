@@ -15,6 +15,7 @@ from feature_store.config import RAW_SPACE
 from feature_store.ledger import DONE, RUNNING
 from feature_store.spaces import SpaceRecord
 from pipelines.asof_reads import as_of_reads
+from pipelines.backfill_plan import plan_backfill
 from pipelines.context import RunContext
 from pipelines.features import features
 from pipelines.fm_inputs import fm_inputs
@@ -88,10 +89,24 @@ def test_an_earlier_partition_that_appears_later_stales_what_looks_back_to_it(tm
     written(context, examples, SECOND, 2)
     reason = f"examples {SECOND}, which its as-of columns see, came after it was written"
     assert state(context, target, THIRD) == PartState("stale", reason, 5)
-    assert reason in str(planned_writes(context, target, [THIRD])[0])
+    assert reason in str(planned_writes(context, [(target, [THIRD])])[0])
     assert reopened(context, [target], SECOND) == [SECOND, THIRD]
     written(context, target, THIRD, 1, {"examples": 2})
     assert state(context, target, THIRD).is_fresh
+
+
+def test_a_plan_holds_what_becomes_stale_by_what_it_writes(tmp_path: Path) -> None:
+    context, parts = context_of(tmp_path, ["1d"]), [FIRST, SECOND, THIRD]
+    for version, part in enumerate([FIRST, THIRD]):
+        for target in source_targets(context):
+            written(context, target, part, version, dict.fromkeys([*OWN, "segments"], version))
+    shown = [str(write) for write in plan_backfill(context, parts, []).writes]
+    later = {line.split(maxsplit=3)[1]: line for line in shown if f"{THIRD} .. {THIRD}" in line}
+    assert set(later) == {"fm_inputs", "histories"}, "what reads other partitions than its own"
+    assert f"stale: examples {SECOND} is to be written" in later["fm_inputs"]
+    assert f"stale: segments {SECOND} is to be written" in later["histories"]
+    assert plan_backfill(context, parts, []).chunks == [(SECOND, THIRD)]
+    assert not any(FIRST in line for line in shown)
 
 
 def test_late_rows_of_an_earlier_partition_and_empty_ones_stale_nothing(tmp_path: Path) -> None:
