@@ -55,15 +55,15 @@ def earlier_parts(
     """
     clock = dataset.clock
     plan = fm_plan(dataset) if names is None else vm_plan(dataset, names)
+    windows, endless = _looks_back(plan)
 
     def span(part: str) -> tuple[str, str] | None:
-        asks = _Asks.of(dataset, plan, part, part)
-        if not (asks.endless or asks.windows):
-            return None
-        last = clock.part_of(min(asks.last, clock.start(part)) - 1)
-        return ("" if asks.endless else clock.part_of(asks.first - max(asks.windows))), last
+        start = first = last = clock.start(part)
+        if plan.clock == "vm":
+            first, last = clock.as_of(start, dataset.lag), clock.as_of(start + dataset.grain - 1, dataset.lag)
+        return "" if endless else clock.part_of(first - max(windows)), clock.part_of(last - 1)
 
-    return span
+    return span if endless or windows else lambda part: None
 
 
 def reach_ms(dataset: DatasetConfig, plan: Plan) -> int:
@@ -95,11 +95,7 @@ class _Asks:
         first, last = clock.start(first_part), clock.end(last_part) - 1
         if plan.clock == "vm":
             first, last = clock.as_of(first, dataset.lag), clock.as_of(last, dataset.lag)
-        features = [feature for key in plan.keys for feature in key.features]
-        lengths = [window_ms(window) for feature in features for window in feature.windows]
-        endless = None in lengths or any(f.kind == "age" for f in features) or any(key.lists for key in plan.keys)
-        windows = tuple(sorted({length for length in lengths if length is not None}))
-        return _Asks(clock, first, last, reach_ms(dataset, plan), windows, endless, plan.clock == "vm")
+        return _Asks(clock, first, last, reach_ms(dataset, plan), *_looks_back(plan), plan.clock == "vm")
 
     def sees(self, part: str) -> bool:
         """Some window of some query may hold an event of ``part``."""
@@ -115,3 +111,11 @@ class _Asks:
         if self.on_borders and window % self.clock.grain_ms == 0:
             return False
         return start < self.last - window and end - 1 >= self.first - window
+
+
+def _looks_back(plan: Plan) -> tuple[tuple[int, ...], bool]:
+    """The windows of a plan in ms, ascending, and whether something of it looks back without end."""
+    features = [feature for key in plan.keys for feature in key.features]
+    lengths = [window_ms(window) for feature in features for window in feature.windows]
+    endless = None in lengths or any(f.kind == "age" for f in features) or any(key.lists for key in plan.keys)
+    return tuple(sorted({length for length in lengths if length is not None})), endless
