@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from feature_store.asof_plan import counter_names
 from feature_store.config import RAW_SPACE
 from feature_store.features import features_frame
 from feature_store.histories import histories_frame, history_requests, segment_parts
@@ -21,7 +22,9 @@ def _histories_definition(context: RunContext) -> Sequence[Any]:
 
 def _features_definition(context: RunContext) -> Sequence[Any]:
     dataset = context.dataset
-    return (dataset.verticals, dataset.as_of, dataset.histories.keys, dataset.lag, dataset.training_lag)
+    names = counter_names(dataset)
+    counted = [(f, dataset.as_of_columns(f.name)) for f in dataset.as_of if f.name in names]
+    return (dataset.verticals, counted, dataset.histories.keys, dataset.lag, dataset.training_lag)
 
 
 HISTORIES = TableStep("features", 1, "histories", _histories_definition)

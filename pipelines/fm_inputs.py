@@ -7,13 +7,16 @@ from typing import Any
 
 from feature_store.asof import fm_inputs_frame
 from feature_store.asof_partials import partials_frame
+from feature_store.schemas import composing_features
 from pipelines.asof_reads import PARTIALS, as_of_reads
 from pipelines.context import RunContext
 from pipelines.step import PinnedInputs, Read, TableStep, together, write_table
 
 
 def _definition(context: RunContext) -> Sequence[Any]:
-    return (context.inputs_id,)
+    dataset = context.dataset
+    carried = [name for name in composing_features(dataset) if name not in dataset.fm_features]
+    return (context.inputs_id, *sorted(carried))
 
 
 FM_INPUTS = TableStep("fm-inputs", 1, "fm_inputs", _definition)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from feature_store.schemas import composing_features
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.step import PinnedInputs, Read, TableStep, write_table
 
 
 def _definition(context: RunContext) -> Sequence[Any]:
-    return (context.dataset.histories.keys,)
+    return (sorted(composing_features(context.dataset)),)
 
 
 FM_OUTPUTS = TableStep("infer", 1, "fm_outputs", _definition)
