@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -33,6 +33,8 @@ class SpaceRecord:
         model_path, model_digest: the FM's file and its digest.
         run_id: MLflow run that made it.
         state: ``active`` (infer and segments run for it) or ``closed``.
+        declaration: what the FM reads, as declared when it was trained (``pipelines.fm_declaration``); its inputs are
+            written so until the space closes. Empty in records of spaces that were opened before it was kept.
     """
 
     space_id: str
@@ -47,6 +49,7 @@ class SpaceRecord:
     model_digest: str
     run_id: str
     state: str = ACTIVE
+    declaration: dict[str, Any] = field(default_factory=dict)
 
     @property
     def code_bytes(self) -> int:

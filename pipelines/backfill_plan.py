@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feature_store.clocks import DAY_MS
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.plan import PlannedWrite, Target, planned_writes, source_targets, space_targets
+from pipelines.plan import PlannedWrite, Target, older_inputs_targets, planned_writes, source_targets, space_targets
 from pipelines.write_range import own_parts
 
 SESSION_SECONDS = 12.0
@@ -44,6 +44,8 @@ def plan_backfill(
     ``lacking``: rows of the source that an ingested partition does not hold.
     """
     wanted: list[tuple[Target, list[str]]] = [(target, parts) for target in source_targets(context)]
+    older = older_inputs_targets(context, spaces)
+    wanted += [(target, own_parts(context, space, parts)) for space, target in older]
     for space in spaces:
         own = own_parts(context, space, parts)
         wanted += [(target, own) for target in space_targets(context, space)]

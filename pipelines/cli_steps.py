@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from feature_store.ledger import now_ms
+from feature_store.spaces import SpaceRecord
 from pipelines.cli_verbs import Facts, Handler, context_of, parts_of
 from pipelines.context import RunContext
 from pipelines.errors import ConfigError
@@ -30,14 +32,18 @@ def ingest(options: Namespace) -> Facts:
 
 
 def fm_inputs(options: Namespace) -> Facts:
-    """Step fm-inputs."""
+    """Step fm-inputs, for the FM as the YAML file declares it and for those of active spaces as they were declared."""
+    from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
     from pipelines.fm_inputs import fm_inputs as step
-    from pipelines.plan import source_targets
+    from pipelines.plan import inputs_targets
 
-    context = context_of(options)
-    return _write(
-        context, options, _named(source_targets(context), "fm_inputs", "partials"), lambda p: step(context, p)
-    )
+    context, since = context_of(options), now_ms()
+    _write(context, options, inputs_targets(context), lambda p: step(context, p))
+    for space in older_inputs(context, context.spaces.active()):
+        require_writable(context, space)
+        declared = inputs_context(context, space)
+        _write(declared, options, inputs_targets(declared), partial(step, declared), of_space=space)
+    return {"written": written(context, since)}
 
 
 def infer(options: Namespace) -> Facts:
@@ -142,28 +148,38 @@ def promote(options: Namespace) -> Facts:
 
 
 def _write(
-    context: RunContext, options: Namespace, targets: Sequence[Target], step: Callable[[list[str]], object]
+    context: RunContext,
+    options: Namespace,
+    targets: Sequence[Target],
+    step: Callable[[list[str]], object],
+    of_space: SpaceRecord | None = None,
 ) -> Facts:
     """Run ``step`` on the given partitions; with --reopened also on earlier ones whose inputs were written again.
 
-    With --reopened, partitions before the space's cutoff are left out: a schedule goes on from there.
+    With --reopened, partitions before the space's cutoff are left out: a schedule goes on from there. They are always
+    left out with ``of_space``, whose inputs nothing else reads.
     """
     from pipelines.reopen import reopened, runs_of
+    from pipelines.write_range import own_parts
 
     since, parts = now_ms(), parts_of(context, options)
-    if options.reopened:
-        parts = _after_cutoff(context, targets, reopened(context, targets, parts[0]))
+    if of_space is not None:
+        parts = own_parts(context, of_space, parts)
+    if options.reopened and parts:
+        parts = _after_cutoff(context, targets, reopened(context, targets, parts[0]), of_space)
         context.progress(f"{targets[0].step.name}: {', '.join(parts) or 'nothing: before the cutoff of the space'}")
     for run in runs_of(context, parts):
         step(run)
     return {"written": written(context, since)}
 
 
-def _after_cutoff(context: RunContext, targets: Sequence[Target], parts: list[str]) -> list[str]:
+def _after_cutoff(
+    context: RunContext, targets: Sequence[Target], parts: list[str], of_space: SpaceRecord | None
+) -> list[str]:
     from pipelines.write_range import own_parts
 
     spaces = {space.space_id: space for space in context.spaces.all()}
-    space = spaces.get(targets[0].scope.get("space_id", ""))
+    space = of_space or spaces.get(targets[0].scope.get("space_id", ""))
     return parts if space is None else own_parts(context, space, parts)
 
 

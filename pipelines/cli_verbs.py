@@ -54,9 +54,10 @@ def check(options: Namespace) -> None:
 
 def plan(options: Namespace) -> None:
     """What a run over the range would write, and why."""
-    from pipelines.plan import planned_writes, source_targets, space_targets
+    from pipelines.plan import older_inputs_targets, planned_writes, source_targets, space_targets
     from pipelines.reopen import lacking_of_files
     from pipelines.windows import run_windows
+    from pipelines.write_range import own_parts
 
     context = context_of(options)
     windows = run_windows(context.config, *_run_range(context, options))
@@ -64,6 +65,8 @@ def plan(options: Namespace) -> None:
         print(f"{name:14} {parts[0]} .. {parts[-1]} ({len(parts)})" if parts else f"{name:14} none")
     targets = [(target, windows.parts) for target in source_targets(context)]
     active = context.spaces.active()
+    older = older_inputs_targets(context, active)
+    targets += [(target, own_parts(context, space, windows.parts)) for space, target in older]
     for space in active:
         targets += [(target, windows.outputs) for target in space_targets(context, space)]
     lacking = lacking_of_files(context, windows.parts)

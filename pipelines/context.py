@@ -19,8 +19,8 @@ from feature_store.sources.paths import data_root
 from feature_store.spaces import SpaceRecord, SpaceRegistry
 from feature_store.tables import TableStore
 from pipelines.config import HOME_SETTING, TRACKING_SETTING, ProjectConfig, home, load_config
-from pipelines.digest import digest
 from pipelines.errors import ConfigError, StepError
+from pipelines.fm_declaration import FmDeclaration
 from pipelines.registry import ModelRegistry
 
 if TYPE_CHECKING:
@@ -134,12 +134,7 @@ class RunContext:
     @cached_property
     def inputs_id(self) -> str:
         """Digest of the FM's feature declaration: spaces with the same one share fm_inputs."""
-        dataset = self.dataset
-        used = [f for f in dataset.as_of if f.name in dataset.fm_features]
-        lists = [f for f in dataset.event_lists if f.name in dataset.fm_features]
-        columns = {n: f for n, f in dataset.features.items() if n in dataset.fm_features}
-        names = dataset.fm_features
-        return "in-" + digest(names, used, lists, columns, dataset.within_impression, dataset.entities)[:8]
+        return FmDeclaration.of(self.dataset).inputs_id
 
     def pin(self, table: str, scope: dict[str, str], parts: list[str]) -> Pin:
         """Delta version of ``table`` to read for ``parts``, all of which must be done.

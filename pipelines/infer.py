@@ -8,6 +8,7 @@ from typing import Any
 from feature_store.schemas import composing_features
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
+from pipelines.fm_declaration import inputs_context
 from pipelines.step import PinnedInputs, Read, TableStep, write_table
 
 
@@ -30,7 +31,7 @@ def infer(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
     from pipelines.infer_spark import fm_outputs_frame
 
     scope = {"inputs_id": space.inputs_id}
-    inputs = PinnedInputs(context, [Read("fm_inputs", scope, parts)])
+    inputs = PinnedInputs(inputs_context(context, space), [Read("fm_inputs", scope, parts)])
     model = fm_files(context, space)
     write_table(
         context,

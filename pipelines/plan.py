@@ -10,6 +10,7 @@ import numpy as np
 
 from feature_store.asof_parts import earlier_parts
 from feature_store.asof_plan import counter_names, fm_plan
+from feature_store.commits import StepInfo
 from feature_store.config import RAW_SPACE
 from feature_store.histories import segment_span
 from feature_store.ledger import LedgerEntry, scope_text
@@ -17,6 +18,7 @@ from feature_store.spaces import SpaceRecord
 from pipelines.asof_reads import PARTIALS
 from pipelines.context import RunContext
 from pipelines.features import FEATURES, HISTORIES
+from pipelines.fm_declaration import inputs_context, older_inputs
 from pipelines.fm_inputs import FM_INPUTS
 from pipelines.infer import FM_OUTPUTS
 from pipelines.ingest import EXAMPLES, LABELS
@@ -55,11 +57,12 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Target:
-    """A table in one scope, the step that writes it and what its partitions depend on."""
+    """A table in one scope, the step that writes it, what its partitions depend on, and what made fresh ones."""
 
     step: TableStep
     scope: Scope
     upstream: tuple[Upstream, ...]
+    info: StepInfo
 
     @property
     def label(self) -> str:
@@ -98,18 +101,41 @@ class _Written:
 Covered = list[tuple[Upstream, _Written]]
 
 
+def _same(part: str) -> tuple[str, str]:
+    return part, part
+
+
+_SOURCES = (Upstream("examples", {}, _same), Upstream("labels", {}, _same))
+
+
 def source_targets(context: RunContext) -> list[Target]:
     """Tables that do not depend on a space."""
-    own = (Upstream("examples", {}, _same), Upstream("labels", {}, _same))
-    scope = {"inputs_id": context.inputs_id}
-    summed = [Target(PARTIALS, scope, own)] if context.dataset.has_partials else []
     return [
-        Target(EXAMPLES, {}, ()),
-        Target(LABELS, {}, ()),
-        Target(FM_INPUTS, scope, (*own, *_looked_back_to(context))),
-        *summed,
-        Target(SEGMENTS, {"space_id": RAW_SPACE}, own),
+        _target(context, EXAMPLES, {}),
+        _target(context, LABELS, {}),
+        *inputs_targets(context),
+        _target(context, SEGMENTS, {"space_id": RAW_SPACE}, *_SOURCES),
         _histories(context, RAW_SPACE),
+    ]
+
+
+def inputs_targets(context: RunContext) -> list[Target]:
+    """fm_inputs and the partial sums that they need, as ``context`` declares them."""
+    scope = {"inputs_id": context.inputs_id}
+    summed = [_target(context, PARTIALS, scope, *_SOURCES)] if context.dataset.has_partials else []
+    return [_target(context, FM_INPUTS, scope, *_SOURCES, *_looked_back_to(context)), *summed]
+
+
+def older_inputs_targets(context: RunContext, spaces: Sequence[SpaceRecord]) -> list[tuple[SpaceRecord, Target]]:
+    """What those of ``spaces`` read whose FM was declared otherwise than now, each with the first of its spaces.
+
+    Nothing before the cutoff of that space is needed.
+    """
+    return [
+        (space, target)
+        for space in older_inputs(context, spaces)
+        if space.declaration
+        for target in inputs_targets(inputs_context(context, space))
     ]
 
 
@@ -119,10 +145,10 @@ def space_targets(context: RunContext, space: SpaceRecord) -> list[Target]:
     labels = Upstream("labels", {}, _same)
     outputs = Upstream("fm_outputs", scope, _same)
     return [
-        Target(FM_OUTPUTS, scope, (Upstream("fm_inputs", {"inputs_id": space.inputs_id}, _same),)),
-        Target(SEGMENTS, scope, (outputs, labels)),
+        _target(context, FM_OUTPUTS, scope, Upstream("fm_inputs", {"inputs_id": space.inputs_id}, _same)),
+        _target(context, SEGMENTS, scope, outputs, labels),
         _histories(context, space.space_id),
-        Target(FEATURES, scope, (Upstream("examples", {}, _same), labels, outputs, *_counted(context))),
+        _target(context, FEATURES, scope, Upstream("examples", {}, _same), labels, outputs, *_counted(context)),
     ]
 
 
@@ -143,11 +169,11 @@ def _counted(context: RunContext) -> list[Upstream]:
 def _histories(context: RunContext, space_id: str) -> Target:
     scope = {"space_id": space_id}
     segments = Upstream("segments", scope, lambda part: segment_span(context.dataset, part, part))
-    return Target(HISTORIES, scope, (Upstream("examples", {}, _same), segments))
+    return _target(context, HISTORIES, scope, Upstream("examples", {}, _same), segments)
 
 
-def _same(part: str) -> tuple[str, str]:
-    return part, part
+def _target(context: RunContext, step: TableStep, scope: Scope, *upstream: Upstream) -> Target:
+    return Target(step, scope, upstream, step.info(context))
 
 
 def part_states(
@@ -155,7 +181,7 @@ def part_states(
 ) -> dict[str, PartState]:
     """State of each of ``parts``; ``lacking``: rows of the source that an ingested partition does not hold."""
     entries = context.store.ledger.coverage(target.step.table, target.scope)
-    info = target.step.info(context)
+    info = target.info
     upstream = [(source, _Written.of(context, source)) for source in target.upstream]
     states = {}
     for part in parts:

@@ -83,7 +83,7 @@ def reopened(context: RunContext, targets: Sequence[Target], part: str) -> list[
     for target in targets:
         entries = context.store.ledger.coverage(target.step.table, target.scope)
         parts = clock.between(first, max([part, *entries]))
-        info = target.step.info(context)
+        info = target.info
         for other, state in part_states(context, target, parts).items():
             entry = entries.get(other)
             same = entry is not None and (entry.step_version, entry.definition) == (info.version, info.definition)

@@ -18,6 +18,7 @@ from models.trainer import EpochRecord
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.fm_chain import WARM_FROM, fm_chain
+from pipelines.fm_declaration import FmDeclaration
 from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files
 from pipelines.plots import learning_curve
 from pipelines.progress import timed
@@ -122,7 +123,7 @@ def _open_space(context: RunContext, result: FmTrainResult, run_id: str) -> Spac
         model_path=f"runs:/{run_id}/{FM_ARTIFACTS}/{FM_FILE}",
         model_digest=result.digest,
         run_id=run_id,
-        state="active",
+        declaration=FmDeclaration.of(dataset).model_dump(mode="json"),
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.features import features, write_histories
+from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
 from pipelines.fm_inputs import fm_inputs, write_partials
 from pipelines.infer import infer
 from pipelines.ingest import ingest
-from pipelines.plan import Target, source_targets, space_targets, todo
+from pipelines.plan import Target, inputs_targets, source_targets, space_targets, todo
 from pipelines.reopen import lacking_of_files, reopened_by_range, runs_of
 from pipelines.segments import segments
 
@@ -25,13 +26,24 @@ def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRec
 
     Rows that reached the source late re-open ingested partitions, as in the runs of the data Dag: ``parts``, and
     earlier ones within ``schedule.late``. Run again after a cut, it goes on with what is left.
+
+    Raises:
+        StepError: the FM of a space reads what the YAML file no longer declares.
     """
     late = reopened_by_range(context, parts)
     _ingest_again(context, late)
     for run in runs_of(context, sorted({*parts, *late})):
         write_sources(context, run, run)
+        _write_older_inputs(context, spaces, run)
         for space in spaces:
             _write_own(context, space, run)
+
+
+def _write_older_inputs(context: RunContext, spaces: Sequence[SpaceRecord], parts: list[str]) -> None:
+    for space in older_inputs(context, spaces):
+        if own := own_parts(context, space, parts):
+            require_writable(context, space)
+            write_inputs(inputs_context(context, space), own)
 
 
 def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
@@ -47,12 +59,18 @@ def write_sources(context: RunContext, parts: list[str], history_parts: list[str
     targets = {target.step.table: target for target in source_targets(context)}
     _ingest_again(context, sorted(lacking_of_files(context, parts) or ()))
     _write(context, [targets["examples"], targets["labels"]], parts, lambda p: ingest(context, p))
-    _write(context, [targets["fm_inputs"]], parts, lambda p: fm_inputs(context, p))
-    # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
-    if "partials" in targets and (unsummed := todo(context, targets["partials"], parts)):
-        write_partials(context, unsummed)
+    write_inputs(context, parts)
     _write(context, [targets["segments"]], parts, lambda p: segments(context, None, p))
     _write(context, [targets["histories"]], history_parts, lambda p: write_histories(context, None, p))
+
+
+def write_inputs(context: RunContext, parts: list[str]) -> None:
+    """What FMs read of ``parts`` as ``context`` declares it, where it is not fresh."""
+    inputs, *summed = inputs_targets(context)
+    _write(context, [inputs], parts, lambda p: fm_inputs(context, p))
+    # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
+    for unsummed in filter(None, (todo(context, target, parts) for target in summed)):
+        write_partials(context, unsummed)
 
 
 def write_space(context: RunContext, space: SpaceRecord, parts: list[str], vm_parts: list[str]) -> None:

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from feature_store.ledger import LedgerEntry
-from feature_store.spaces import SpaceRecord
+from feature_store.spaces import ACTIVE, SpaceRecord
 from pipelines.context import RunContext
-from pipelines.plan import PartState, Target, part_states, ranges, source_targets, space_targets
+from pipelines.plan import (
+    PartState,
+    Target,
+    older_inputs_targets,
+    part_states,
+    ranges,
+    source_targets,
+    space_targets,
+)
 from pipelines.write_range import own_parts
 
 OUTSIDE = PartState("outside", "before the FM's cutoff: this space never holds it")
@@ -18,7 +26,7 @@ OUTSIDE = PartState("outside", "before the FM's cutoff: this space never holds i
 
 @dataclass(frozen=True)
 class TargetCoverage:
-    """States of one table in one scope; ``space_id`` is None for tables that all spaces share."""
+    """States of one table in one scope; ``space_id`` is None for tables that spaces share."""
 
     target: Target
     space_id: str | None
@@ -49,20 +57,27 @@ def known_parts(context: RunContext) -> list[str]:
 def coverage(
     context: RunContext, spaces: list[SpaceRecord], parts: list[str], lacking: Mapping[str, int] | None = None
 ) -> list[TargetCoverage]:
-    """State of each of ``parts`` in the tables that all spaces share, then in those of each of ``spaces``.
+    """State of each of ``parts`` in the tables that spaces share, then in those of each of ``spaces``.
 
-    What a space lacks before its FM's cutoff is ``outside`` it, not missing. ``lacking``: see ``part_states``.
+    Inputs of an FM that was declared otherwise than now are shown while one of its spaces is active. What a space lacks
+    before its FM's cutoff is ``outside`` it, not missing. ``lacking``: see ``part_states``.
     """
     found = [
         TargetCoverage(target, None, part_states(context, target, parts, lacking)) for target in source_targets(context)
     ]
+    active = [space for space in spaces if space.state == ACTIVE]
+    for space, target in older_inputs_targets(context, active):
+        found.append(TargetCoverage(target, None, _own_states(context, target, space, parts)))
     for space in spaces:
-        held = set(own_parts(context, space, parts))
         for target in space_targets(context, space):
-            states = part_states(context, target, parts)
-            own = {p: OUTSIDE if s.state == "missing" and p not in held else s for p, s in states.items()}
-            found.append(TargetCoverage(target, space.space_id, own))
+            found.append(TargetCoverage(target, space.space_id, _own_states(context, target, space, parts)))
     return found
+
+
+def _own_states(context: RunContext, target: Target, space: SpaceRecord, parts: list[str]) -> dict[str, PartState]:
+    held = set(own_parts(context, space, parts))
+    states = part_states(context, target, parts)
+    return {part: OUTSIDE if s.state == "missing" and part not in held else s for part, s in states.items()}
 
 
 def grid(context: RunContext) -> dict[str, Any]:
