@@ -31,7 +31,13 @@ DEMO = loop_world.raw_settings()["dataset"]
 DAYPART = {"daypart": {"value": "cast(hour / 6 as int)", "kind": "categorical"}}
 SPARE = {"name": "spare", "kind": "count", "key": ["user"], "windows": ["1d"]}
 
-Change = Callable[[RunContext], RunContext]
+AFTER = {
+    "examples": ["fm_inputs", "partials", "fm_outputs", "segments", "histories", "features"],
+    "labels": ["fm_inputs", "partials", "fm_outputs", "segments", "histories", "features"],
+    "fm_inputs": ["fm_outputs", "segments", "histories", "features"],
+    "fm_outputs": ["segments", "histories", "features"],
+    "segments": ["histories"],
+}
 
 
 def keys(**added: list[str]) -> dict[str, Any]:
@@ -62,15 +68,17 @@ DECLARED: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 
 
 def shown_by(verb: Callable[[Namespace], None], capsys: pytest.CaptureFixture[str]) -> dict[str, set[str]]:
-    """State -> tables that ``plan`` or ``status`` names with it."""
+    """State -> tables that ``plan`` or ``status`` names with it; those that only follow from others apart."""
     verb(Namespace(conf="test.yaml", first=loop_world.FIRST, last=loop_world.KNOWN))
-    found: dict[str, set[str]] = {"stale": set(), "missing": set()}
+    found: dict[str, set[str]] = {"stale": set(), "missing": set(), "is to be written": set()}
     table = ""
     for line in capsys.readouterr().out.splitlines():
         table = line.removeprefix("write ").split()[0] if not line.startswith(" ") else table
-        for state, tables in found.items():
-            if re.search(rf"\): {state}: |\d {state}\b", line):
-                tables.add(table)
+        follows = "is to be written" in line
+        for state in ["is to be written"] if follows else re.findall(r"\b(stale|missing)(?=:|,|$)", line):
+            found[state].add(table)
+    for table in found["stale"]:
+        found["is to be written"].discard(table)
     return found
 
 
@@ -79,8 +87,9 @@ def assert_shown(
 ) -> None:
     monkeypatch.setattr(cli_verbs, "context_of", lambda options: context)
     planned = shown_by(cli_verbs.plan, capsys)
-    assert planned == {"stale": stale, "missing": missing}
-    assert shown_by(cli_verbs.status, capsys) == planned
+    follow = {table for first in stale for table in AFTER.get(first, [])}
+    assert planned == {"stale": stale, "missing": missing, "is to be written": follow - stale}
+    assert shown_by(cli_verbs.status, capsys) == {"stale": stale, "missing": missing, "is to be written": set()}
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +265,7 @@ def test_inputs_that_the_file_no_longer_gives_name_space_and_field(
     before: RunContext, tmp_path: Path, changes: dict[str, Any], problem: str
 ) -> None:
     after = loop_world.context(tmp_path, fm_features=["surface"], **changes)
+    assert inputs_context(after, before.spaces.get("fm-old")).inputs_id == before.inputs_id
     with pytest.raises(StepError) as caught:
         require_writable(after, before.spaces.get("fm-old"))
     assert str(caught.value) == (
