@@ -52,20 +52,30 @@ class Pin(int):
 
     It is an ordinary int everywhere else. Handed to ``TableStore.begin`` in ``reads`` it lets the commit re-check
     exactly these partitions; a plain int re-checks the attempt's own partitions in every scope of the table.
+
+    ``content`` is the newest version that wrote one of these partitions: it stays while only others are written.
     """
 
     reads: tuple[tuple[Scope, frozenset[str]], ...]
+    content: int
 
-    def __new__(cls, version: int, reads: tuple[tuple[Scope, frozenset[str]], ...]) -> Pin:
-        """A pin at ``version`` for (scope, partitions) pairs."""
+    def __new__(cls, version: int, reads: tuple[tuple[Scope, frozenset[str]], ...], content: int | None = None) -> Pin:
+        """A pin at ``version`` for (scope, partitions) pairs; ``content`` is ``version`` where it is not given."""
         pin = super().__new__(cls, version)
         pin.reads = reads
+        pin.content = version if content is None else content
         return pin
 
     def merged(self, other: int | None) -> Pin:
         """One pin for what both read, at the newer version."""
         reads = other.reads if isinstance(other, Pin) else ()
-        return Pin(max(self, other or 0), self.reads + reads)
+        content = other.content if isinstance(other, Pin) else other or 0
+        return Pin(max(self, other or 0), self.reads + reads, max(self.content, content))
+
+
+def contents(pins: Mapping[str, Pin]) -> dict[str, int]:
+    """What pinned tables hold, for digests: a later commit to other partitions, or a compaction, changes nothing."""
+    return {table: pin.content for table, pin in pins.items()}
 
 
 @dataclass(frozen=True)

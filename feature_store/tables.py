@@ -169,7 +169,10 @@ class TableStore:
         if not allow_missing and (missing or version is None):
             states = {part: coverage[part].state if part in coverage else "missing" for part in missing}
             raise MissingInputError(self._missing(table, scope, states))
-        return None if version is None else Pin(version, ((dict(scope), frozenset(wanted)),))
+        if version is None:
+            return None
+        written = [coverage[part].version_written or 0 for part in wanted if part in coverage and coverage[part].done]
+        return Pin(version, ((dict(scope), frozenset(wanted)),), max(written, default=0))
 
     def read(
         self, spark: SparkSession, table: str, version: int, scope: Scope, parts: Sequence[str] | None

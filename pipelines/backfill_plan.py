@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from feature_store.clocks import DAY_MS
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
+from pipelines.features import HISTORIES
 from pipelines.plan import PlannedWrite, Target, older_inputs_targets, planned_writes, source_targets, space_targets
-from pipelines.write_range import own_parts
+from pipelines.write_range import own_parts, read_parts
 
 SESSION_SECONDS = 12.0
 """Start of a Spark session and of a task, on two cores."""
@@ -43,7 +44,10 @@ def plan_backfill(
 
     ``lacking``: rows of the source that an ingested partition does not hold.
     """
-    wanted: list[tuple[Target, list[str]]] = [(target, parts) for target in source_targets(context)]
+    read = read_parts(context, parts, spaces)
+    wanted: list[tuple[Target, list[str]]] = [
+        (target, read if target.step.table == HISTORIES.table else parts) for target in source_targets(context)
+    ]
     older = older_inputs_targets(context, spaces)
     wanted += [(target, own_parts(context, space, parts)) for space, target in older]
     for space in spaces:
@@ -51,14 +55,14 @@ def plan_backfill(
         wanted += [(target, own) for target in space_targets(context, space)]
     writes = planned_writes(context, wanted, lacking)
     needed = {part for write in writes for part in write.parts}
-    rows = _expected_rows(context, parts)
+    rows = expected_rows(context, parts)
     chunks = _chunks(context, sorted(needed), rows)
     mean = sum(rows[part] for part in needed) / len(needed) if needed else 0
     seconds = SESSION_SECONDS * len(chunks) + sum(len(write.parts) for write in writes) * mean / _rate(context)
     return BackfillPlan(writes, chunks, round(sum(rows[part] for part in needed)), seconds)
 
 
-def _expected_rows(context: RunContext, parts: list[str]) -> dict[str, float]:
+def expected_rows(context: RunContext, parts: list[str]) -> dict[str, float]:
     """Rows of examples of each partition: the ledger's where it was ingested, else the mean of those that were."""
     done = {p: e.rows for p, e in context.store.ledger.coverage("examples", {}).items() if e.done and e.rows}
     world = context.dataset.source.world

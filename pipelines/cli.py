@@ -159,7 +159,7 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 VERBS: dict[str, tuple[Options, str]] = {
     "check": (_check, "read the source; print rows, labels, nulls, duplicates and what would be quarantined"),
-    "plan": (_range, "say what a run over a range would do, and why; writes nothing"),
+    "plan": (_run, "say what a run over a range would do, and why; writes nothing"),
     "run": (_run, "the whole loop over a range: ingest to report"),
     "status": (_nothing, "coverage: which partitions of which table are done, missing, stale or failed"),
     "ingest": (_sources, "source rows to examples, labels, past events and quarantine"),

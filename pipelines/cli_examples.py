@@ -8,7 +8,7 @@ TRAINING = "--from 2026-01-05 --to 2026-01-08 --validate-from 2026-01-08"
 
 EXAMPLES: dict[str, str] = {
     "check": f"{DEMO} --from 2026-01-01 --to 2026-01-02",
-    "plan": DEMO,
+    "plan": f"{DEMO} --arms base loopfm_kd",
     "run": f"{DEMO} --arms base loopfm_kd",
     "status": DEMO,
     "ingest": f"{DEMO} {DAYS}",

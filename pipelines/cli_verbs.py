@@ -53,27 +53,19 @@ def check(options: Namespace) -> None:
 
 
 def plan(options: Namespace) -> None:
-    """What a run over the range would write, and why."""
-    from pipelines.plan import older_inputs_targets, planned_writes, source_targets, space_targets
-    from pipelines.reopen import lacking_of_files
+    """What a run over the range would do, and why."""
+    from pipelines.run_plan import plan_run
     from pipelines.windows import run_windows
-    from pipelines.write_range import own_parts
 
     context = context_of(options)
     windows = run_windows(context.config, *_run_range(context, options))
     for name, parts in vars(windows).items():
         print(f"{name:14} {parts[0]} .. {parts[-1]} ({len(parts)})" if parts else f"{name:14} none")
-    targets = [(target, windows.parts) for target in source_targets(context)]
-    active = context.spaces.active()
-    older = older_inputs_targets(context, active)
-    targets += [(target, own_parts(context, space, windows.parts)) for space, target in older]
-    for space in active:
-        targets += [(target, windows.outputs) for target in space_targets(context, space)]
-    lacking = lacking_of_files(context, windows.parts)
-    for write in planned_writes(context, targets, lacking):
-        print(write)
-    if not active:
-        print("train-fm, then infer, segments and features of its space: no space is active yet")
+    actions = plan_run(context, windows, options.arms, options.seeds)
+    if all(action.verb == "evaluate" for action in actions):
+        print("nothing to write or train: every table is fresh, every training finished")
+    for action in actions:
+        print(action)
 
 
 def status(options: Namespace) -> None:

@@ -212,13 +212,6 @@ def _upstream_state(part: str, entry: LedgerEntry, upstream: Covered) -> tuple[s
     return DONE, ""
 
 
-def todo(context: RunContext, target: Target, parts: list[str]) -> list[str]:
-    """The shortest contiguous range of ``parts`` that covers all that is not fresh; empty where all is."""
-    states = part_states(context, target, parts)
-    places = [place for place, part in enumerate(parts) if not states[part].is_fresh]
-    return parts[places[0] : places[-1] + 1] if places else []
-
-
 def ranges(parts: list[str], states: dict[str, PartState]) -> list[tuple[str, str, PartState, int]]:
     """Runs of neighbouring parts with one state and reason: (first, last, state, count)."""
     found: list[tuple[str, str, PartState, int]] = []
@@ -262,11 +255,22 @@ def planned_writes(
     found: list[PlannedWrite] = []
     planned: Planned = {}
     for target, parts in wanted:
-        states = part_states(context, target, parts, lacking)
-        states |= _overtaken(context, target, states, planned)
+        states = states_after(context, target, parts, planned, lacking)
         found += _writes(target, parts, states)
         planned[target.step.table, scope_text(target.scope)] = [part for part in parts if not states[part].is_fresh]
     return found
+
+
+def states_after(
+    context: RunContext,
+    target: Target,
+    parts: list[str],
+    planned: Planned,
+    lacking: Mapping[str, int] | None = None,
+) -> dict[str, PartState]:
+    """Like ``part_states``, once ``planned`` was written: what depends on it is stale."""
+    states = part_states(context, target, parts, lacking)
+    return states | _overtaken(context, target, states, planned)
 
 
 def _overtaken(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from feature_store.commits import Pin, contents
 from feature_store.spaces import SpaceRecord
 from models.checkpoint import digest_file
 from models.config import FmConfig
@@ -29,6 +31,38 @@ from pipelines.specs import fm_specs
 STEP_VERSION = 1
 
 
+@dataclass(frozen=True)
+class FmTraining:
+    """A training that is asked for: settings, pinned inputs, earlier FMs, and what a finished run of it is known by."""
+
+    config: FmConfig
+    versions: Mapping[str, Pin]
+    chain: list[SpaceRecord]
+    idempotency: str
+
+
+def fm_training(context: RunContext, train_parts: list[str], validation_parts: list[str], seed: int = 0) -> FmTraining:
+    """What ``train_fm`` would train.
+
+    Raises:
+        MissingInputError: fm_inputs or labels of a partition are missing.
+    """
+    parts = train_parts + validation_parts
+    versions = {
+        "fm_inputs": context.pin("fm_inputs", {"inputs_id": context.inputs_id}, parts),
+        "labels": context.pin("labels", {}, parts),
+    }
+    config = context.config.fm.model_copy(update={"train": context.config.fm.train.model_copy(update={"seed": seed})})
+    made_from = (context.store.identity("fm_inputs"), parts, train_parts[-1], contents(versions))
+    chain = fm_chain(context, config, validation_parts[-1], seed)
+    also = [space.space_id for space in chain]
+    if config.external is not None:
+        also.append(digest_file(config.external.checkpoint))
+    heads = context.dataset.heads
+    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, *made_from, *also)
+    return FmTraining(config, versions, chain, idempotency)
+
+
 def train_fm(
     context: RunContext, train_parts: list[str], validation_parts: list[str], seed: int = 0, processes: int = 1
 ) -> SpaceRecord:
@@ -46,20 +80,8 @@ def train_fm(
     Raises:
         MissingInputError: fm_inputs or labels of a partition are missing.
     """
-    parts = train_parts + validation_parts
-    scope = {"inputs_id": context.inputs_id}
-    versions = {
-        "fm_inputs": context.pin("fm_inputs", scope, parts),
-        "labels": context.pin("labels", {}, parts),
-    }
-    config = context.config.fm.model_copy(update={"train": context.config.fm.train.model_copy(update={"seed": seed})})
-    heads = context.dataset.heads
-    made_from = (context.store.identity("fm_inputs"), parts, train_parts[-1], versions)
-    chain = fm_chain(context, config, validation_parts[-1], seed)
-    also = [space.space_id for space in chain]
-    if config.external is not None:
-        also.append(digest_file(config.external.checkpoint))
-    idempotency = digest("train-fm", STEP_VERSION, config, context.inputs_id, heads, *made_from, *also)
+    training = fm_training(context, train_parts, validation_parts, seed)
+    config, versions, chain, idempotency = training.config, training.versions, training.chain, training.idempotency
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         context.progress(f"train-fm: already trained, run {finished.info.run_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from feature_store.commits import contents
 from feature_store.spaces import SpaceRecord
 from models.config import VmConfig
 from models.kd_choice import choose_kd_weight
@@ -19,7 +20,7 @@ from pipelines.plots import learning_curve
 from pipelines.progress import timed
 from pipelines.registry import CHALLENGER, CHAMPION
 from pipelines.run_plots import log_plots
-from pipelines.vm_rows import PinnedRows, feed, pin_rows, vm_inputs
+from pipelines.vm_rows import PinnedRows, feed, vm_inputs, vm_pins
 
 STEP_VERSION = 1
 VM_ARTIFACTS = "vm"
@@ -35,6 +36,45 @@ class TrainedVm:
     space_id: str
     run_id: str
     version: str | None
+
+
+@dataclass(frozen=True)
+class VmTraining:
+    """A training that is asked for: settings, pinned rows, start, and what a finished run of it is known by."""
+
+    arm: Arm
+    config: VmConfig
+    pinned: PinnedRows
+    start: tuple[str, VmArtifact] | None
+    weights: list[float]
+    idempotency: str
+
+
+def vm_training(
+    context: RunContext,
+    vertical: str,
+    space: SpaceRecord,
+    windows: tuple[list[str], list[str]],
+    *,
+    arm: Arm | None = None,
+    seed: int = 0,
+    warm: bool = False,
+) -> VmTraining:
+    """What ``train_vm`` would train; ``windows`` are (training, validation) partitions.
+
+    Raises:
+        StepError: ``warm`` without a champion.
+        MissingInputError: features or histories of a partition are missing.
+    """
+    arm = arm or context.config.vm.scheduled_arm
+    config, weights = context.config.vm.arm(arm), context.config.vm.weights_to_try(arm)
+    pins = vm_pins(context, space, windows[0] + windows[1])
+    start = _champion(context, vertical) if warm else None
+    inputs = vm_inputs(context, vertical, space)
+    warm_from = start[0] if start else None
+    made_from = (context.store.identity("features"), inputs, windows, contents(pins), warm_from)
+    idempotency = digest("train-vm", STEP_VERSION, vertical, arm, seed, config, *made_from, *weights)
+    return VmTraining(arm, config, PinnedRows(space, pins), start, weights, idempotency)
 
 
 def train_vm(
@@ -70,17 +110,10 @@ def train_vm(
     """
     if max(train_parts) >= min(validation_parts):
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
-    scheduled = context.config.vm.scheduled_arm
-    arm = arm or scheduled
-    config = context.config.vm.arm(arm)
-    pinned = pin_rows(context, space, train_parts + validation_parts)
-    start = _champion(context, vertical) if warm else None
-    inputs = vm_inputs(context, vertical, space)
     windows = (train_parts, validation_parts)
-    warm_from = start[0] if start else None
-    made_from = (context.store.identity("features"), inputs, windows, pinned.versions, warm_from)
-    weights = context.config.vm.weights_to_try(arm)
-    idempotency = digest("train-vm", STEP_VERSION, vertical, arm, seed, config, *made_from, *weights)
+    training = vm_training(context, vertical, space, windows, arm=arm, seed=seed, warm=warm)
+    arm, config, pinned, start = training.arm, training.config, training.pinned, training.start
+    weights, idempotency = training.weights, training.idempotency
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         run_id = str(finished.info.run_id)
@@ -101,7 +134,7 @@ def train_vm(
             tried = {f"validation_ne_kd_{weight:g}": ne for weight, ne in choice.validation_ne.items()}
             context.registry.log(run_id, {}, tried)
     version = None
-    if register and arm == scheduled:
+    if register and arm == context.config.vm.scheduled_arm:
         version = register_challenger(context, vertical, space, run_id, validation_parts)
     return TrainedVm(vertical, arm, seed, space.space_id, run_id, version)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from feature_store.commits import Pin
 from feature_store.config import RAW_SPACE
 from feature_store.spaces import SpaceRecord
 from models.alignment import Alignment
@@ -45,19 +46,23 @@ def vm_inputs(context: RunContext, vertical: str, space: SpaceRecord) -> VmInput
     )
 
 
-def pin_rows(context: RunContext, space: SpaceRecord, parts: list[str]) -> PinnedRows:
-    """Versions to read for ``parts``.
+def vm_pins(context: RunContext, space: SpaceRecord, parts: list[str]) -> dict[str, Pin]:
+    """Versions to read for ``parts``, as ``PinnedRows`` names them.
 
     Raises:
         MissingInputError: features or histories of a partition are missing.
     """
     scope = {"space_id": space.space_id}
-    versions = {
+    return {
         "features": context.pin("features", scope, parts),
         "histories": context.pin("histories", scope, parts),
         "raw_histories": context.pin("histories", {"space_id": RAW_SPACE}, parts),
     }
-    return PinnedRows(space, versions)
+
+
+def pin_rows(context: RunContext, space: SpaceRecord, parts: list[str]) -> PinnedRows:
+    """The rows of ``parts`` at the versions of ``vm_pins``; raises as it does."""
+    return PinnedRows(space, vm_pins(context, space, parts))
 
 
 def feed(

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.features import features, write_histories
+from pipelines.features import write_features, write_histories
 from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
-from pipelines.fm_inputs import fm_inputs, write_partials
+from pipelines.fm_inputs import write_fm_inputs, write_partials
 from pipelines.infer import infer
 from pipelines.ingest import ingest
-from pipelines.plan import Target, inputs_targets, source_targets, space_targets, todo
+from pipelines.plan import Planned, Target, inputs_targets, source_targets, space_targets, states_after
 from pipelines.reopen import lacking_of_files, reopened_by_range, runs_of
 from pipelines.segments import segments
+from pipelines.step import together
 
 
 def own_parts(context: RunContext, space: SpaceRecord, parts: Sequence[str]) -> list[str]:
     """Those of ``parts`` that a space writes: all that start at its FM's cutoff or later (design rule 5)."""
     return [part for part in parts if context.dataset.clock.start(part) >= space.fm_train_cutoff]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a step: it writes ``targets``, where one of them is not fresh in ``parts``; ``lacking``: late rows."""
+
+    targets: tuple[Target, ...]
+    parts: list[str]
+    step: Callable[[list[str]], None]
+    lacking: Mapping[str, int] | None = None
+
+    def needed(self, context: RunContext, planned: Planned | None = None) -> list[str]:
+        """The contiguous range to write; empty where all is fresh. ``planned`` counts as written before."""
+        found = [states_after(context, target, self.parts, planned or {}, self.lacking) for target in self.targets]
+        places = [place for place, part in enumerate(self.parts) if not all(states[part].is_fresh for states in found)]
+        return self.parts[places[0] : places[-1] + 1] if places else []
+
+
+def read_parts(context: RunContext, parts: Sequence[str], spaces: Sequence[SpaceRecord]) -> list[str]:
+    """Those of ``parts`` that VMs of one of ``spaces`` read, and so raw histories of."""
+    return max((own_parts(context, space, parts) for space in spaces), key=len, default=[])
 
 
 def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> None:
@@ -33,7 +57,7 @@ def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRec
     late = reopened_by_range(context, parts)
     _ingest_again(context, late)
     for run in runs_of(context, sorted({*parts, *late})):
-        write_sources(context, run, run)
+        write_sources(context, run, read_parts(context, run, spaces))
         _write_older_inputs(context, spaces, run)
         for space in spaces:
             _write_own(context, space, run)
@@ -43,7 +67,7 @@ def _write_older_inputs(context: RunContext, spaces: Sequence[SpaceRecord], part
     for space in older_inputs(context, spaces):
         if own := own_parts(context, space, parts):
             require_writable(context, space)
-            write_inputs(inputs_context(context, space), own)
+            _write(context, _input_calls(inputs_context(context, space), own))
 
 
 def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
@@ -54,31 +78,55 @@ def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> Non
         context.progress(f"space {space.space_id}: all partitions lie before its FM's cutoff, nothing to do")
 
 
-def write_sources(context: RunContext, parts: list[str], history_parts: list[str]) -> None:
-    """The tables of all spaces where they are not fresh: those of ``parts``, and raw histories of ``history_parts``."""
-    targets = {target.step.table: target for target in source_targets(context)}
-    _ingest_again(context, sorted(lacking_of_files(context, parts) or ()))
-    _write(context, [targets["examples"], targets["labels"]], parts, lambda p: ingest(context, p))
-    write_inputs(context, parts)
-    _write(context, [targets["segments"]], parts, lambda p: segments(context, None, p))
-    _write(context, [targets["histories"]], history_parts, lambda p: write_histories(context, None, p))
-
-
-def write_inputs(context: RunContext, parts: list[str]) -> None:
-    """What FMs read of ``parts`` as ``context`` declares it, where it is not fresh."""
-    inputs, *summed = inputs_targets(context)
-    _write(context, [inputs], parts, lambda p: fm_inputs(context, p))
-    # A run that was cut off between the two tables of fm-inputs left sums missing: they alone are written then.
-    for unsummed in filter(None, (todo(context, target, parts) for target in summed)):
-        write_partials(context, unsummed)
+def write_sources(context: RunContext, parts: list[str], vm_parts: list[str]) -> None:
+    """The tables of all spaces where they are not fresh: those of ``parts``, and raw histories of ``vm_parts``."""
+    for calls in source_calls(context, parts, vm_parts):
+        _write(context, calls)
 
 
 def write_space(context: RunContext, space: SpaceRecord, parts: list[str], vm_parts: list[str]) -> None:
     """One space's tables where they are not fresh: outputs and segments of ``parts``, what VMs read of ``vm_parts``."""
-    outputs, own_segments, histories, own_features = space_targets(context, space)
-    _write(context, [outputs], parts, lambda p: infer(context, space, p))
-    _write(context, [own_segments], parts, lambda p: segments(context, space, p))
-    _write(context, [histories, own_features], vm_parts, lambda p: features(context, space, p))
+    for calls in space_calls(context, space, parts, vm_parts):
+        _write(context, calls)
+
+
+def source_calls(context: RunContext, parts: list[str], vm_parts: list[str]) -> list[list[Call]]:
+    """What ``write_sources`` calls where it is needed, in order; calls of one list run at once.
+
+    What late rows re-open is ingested by itself.
+    """
+    of = {target.step.table: target for target in source_targets(context)}
+    both, lacking = (of["examples"], of["labels"]), lacking_of_files(context, parts) or {}
+    late = [
+        [Call(both, run, lambda p: _ingest_again(context, p), lacking)] for run in runs_of(context, sorted(lacking))
+    ]
+    return [
+        *late,
+        [Call(both, parts, lambda p: ingest(context, p))],
+        _input_calls(context, parts),
+        [Call((of["segments"],), parts, lambda p: segments(context, None, p))],
+        [Call((of["histories"],), vm_parts, lambda p: write_histories(context, None, p))],
+    ]
+
+
+def _input_calls(context: RunContext, parts: list[str]) -> list[Call]:
+    """What FMs read of ``parts`` as ``context`` declares it."""
+    inputs, *summed = inputs_targets(context)
+    calls = [Call((inputs,), parts, lambda p: write_fm_inputs(context, p))]
+    return calls + [Call((target,), parts, lambda p: write_partials(context, p)) for target in summed]
+
+
+def space_calls(context: RunContext, space: SpaceRecord, parts: list[str], vm_parts: list[str]) -> list[list[Call]]:
+    """What ``write_space`` calls where it is needed, in order; calls of one list run at once."""
+    outputs, own_segments, histories, features = space_targets(context, space)
+    return [
+        [Call((outputs,), parts, lambda p: infer(context, space, p))],
+        [Call((own_segments,), parts, lambda p: segments(context, space, p))],
+        [
+            Call((histories,), vm_parts, lambda p: write_histories(context, space, p)),
+            Call((features,), vm_parts, lambda p: write_features(context, space, p)),
+        ],
+    ]
 
 
 def _ingest_again(context: RunContext, late: list[str]) -> None:
@@ -89,10 +137,15 @@ def _ingest_again(context: RunContext, late: list[str]) -> None:
         ingest(context, run)
 
 
-def _write(context: RunContext, targets: list[Target], parts: list[str], step: Callable[[list[str]], None]) -> None:
-    needed = sorted({part for target in targets for part in todo(context, target, parts)})
-    if needed:
-        step(context.dataset.clock.between(needed[0], needed[-1]))
-    else:
-        labels = ", ".join(target.label for target in targets)
-        context.progress(f"{targets[0].step.name}: {labels}: fresh, nothing to do")
+def _write(context: RunContext, calls: list[Call]) -> None:
+    writes = []
+    for call in calls:
+        if needed := call.needed(context):
+            writes.append(partial(call.step, needed))
+        else:
+            labels = ", ".join(target.label for target in call.targets)
+            context.progress(f"{call.targets[0].step.name}: {labels}: fresh, nothing to do")
+    if len(writes) == 1:
+        writes[0]()
+    elif writes:
+        together(context, *writes)

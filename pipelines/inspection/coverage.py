@@ -10,6 +10,7 @@ from typing import Any
 from feature_store.ledger import LedgerEntry
 from feature_store.spaces import ACTIVE, SpaceRecord
 from pipelines.context import RunContext
+from pipelines.features import HISTORIES
 from pipelines.plan import (
     PartState,
     Target,
@@ -19,9 +20,10 @@ from pipelines.plan import (
     source_targets,
     space_targets,
 )
-from pipelines.write_range import own_parts
+from pipelines.write_range import own_parts, read_parts
 
 OUTSIDE = PartState("outside", "before the FM's cutoff: this space never holds it")
+UNREAD = PartState("outside", "before every FM's cutoff: no VM reads it")
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,35 @@ def coverage(
     """State of each of ``parts`` in the tables that spaces share, then in those of each of ``spaces``.
 
     Inputs of an FM that was declared otherwise than now are shown while one of its spaces is active. What a space lacks
-    before its FM's cutoff is ``outside`` it, not missing. ``lacking``: see ``part_states``.
+    before its FM's cutoff is ``outside`` it, not missing; so are raw histories that no VM reads. ``lacking``: see
+    ``part_states``.
     """
-    found = [
-        TargetCoverage(target, None, part_states(context, target, parts, lacking)) for target in source_targets(context)
-    ]
+    found, read = [], read_parts(context, parts, spaces)
+    for target in source_targets(context):
+        held = read if target.step.table == HISTORIES.table else parts
+        found.append(TargetCoverage(target, None, _states(context, target, parts, held, UNREAD, lacking)))
     active = [space for space in spaces if space.state == ACTIVE]
     for space, target in older_inputs_targets(context, active):
-        found.append(TargetCoverage(target, None, _own_states(context, target, space, parts)))
+        own = own_parts(context, space, parts)
+        found.append(TargetCoverage(target, None, _states(context, target, parts, own, OUTSIDE)))
     for space in spaces:
+        own = own_parts(context, space, parts)
         for target in space_targets(context, space):
-            found.append(TargetCoverage(target, space.space_id, _own_states(context, target, space, parts)))
+            found.append(TargetCoverage(target, space.space_id, _states(context, target, parts, own, OUTSIDE)))
     return found
 
 
-def _own_states(context: RunContext, target: Target, space: SpaceRecord, parts: list[str]) -> dict[str, PartState]:
-    held = set(own_parts(context, space, parts))
-    states = part_states(context, target, parts)
-    return {part: OUTSIDE if s.state == "missing" and part not in held else s for part, s in states.items()}
+def _states(
+    context: RunContext,
+    target: Target,
+    parts: list[str],
+    held: list[str],
+    otherwise: PartState,
+    lacking: Mapping[str, int] | None = None,
+) -> dict[str, PartState]:
+    """States of a table that holds ``held`` of ``parts``: it lacks nothing of the others."""
+    states, own = part_states(context, target, parts, lacking), set(held)
+    return {p: otherwise if s.state == "missing" and p not in own else s for p, s in states.items()}
 
 
 def grid(context: RunContext) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_status_and_plan_name_a_failure_with_its_reason(project_file: Path, caps
         info: StepInfo = step.info(context)
         attempt = context.store.begin(step.table, {}, ["2026-01-02"], info, {})
         context.store.fail(attempt, "BadDataError: 1 of 3 files cannot be read")
-    for verb in (["status"], ["plan", "--from", "2026-01-01", "--to", "2026-01-07"]):
+    for verb in (["status"], ["plan", "--from", "2026-01-01", "--to", "2026-01-08"]):
         assert main([verb[0], str(project_file), *verb[1:]]) == 0
         assert "2026-01-02 (1): failed: BadDataError: 1 of 3 files cannot be read" in capsys.readouterr().out
 

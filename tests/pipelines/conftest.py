@@ -12,6 +12,7 @@ import pytest
 from pipelines.config import ARMS
 from pipelines.context import RunContext
 from pipelines.run import LoopResult, run_loop
+from pipelines.run_plan import PlannedAction, plan_run
 from tests.pipelines import loop_world
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loop:
-    """A finished run and where it lies."""
+    """A finished run, where it lies, and what its plan said before it."""
 
     root: Path
     context: RunContext
     result: LoopResult
+    planned: list[PlannedAction]
 
     def again(self, **dataset: object) -> RunContext:
         """A new context of the same project, as a later process has it; ``dataset`` changes its contract."""
@@ -38,9 +40,11 @@ def loop(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Loop:
     patch = pytest.MonkeyPatch()
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     context = loop_world.context(root)
-    result = run_loop(context, loop_world.windows(context), list(ARMS), seeds=1)
+    windows = loop_world.windows(context)
+    planned = plan_run(context, windows, list(ARMS), seeds=1)
+    result = run_loop(context, windows, list(ARMS), seeds=1)
     patch.undo()
-    return Loop(root, context, result)
+    return Loop(root, context, result, planned)
 
 
 @pytest.fixture(scope="module")

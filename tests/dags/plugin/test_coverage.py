@@ -29,7 +29,7 @@ def test_every_state_is_told_apart(world):
     assert states(found, f"fm_outputs {SPACE}") == ["outside", "outside", "done", "missing", "failed", "done"]
     assert states(found, f"segments {SPACE}") == ["outside", "outside", "done", "missing", "missing", "stale"]
     assert states(found, f"features {SPACE}") == ["outside", "outside", "done", "missing", "missing", "running"]
-    assert states(found, "histories raw") == ["missing", "missing", "done", "done", "done", "done"]
+    assert states(found, "histories raw") == ["outside", "outside", "done", "done", "done", "done"]
 
 
 def test_a_range_says_why(world):
