@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,6 +56,12 @@ class Small:
         context = self.context
         found = coverage(context, context.spaces.active(), [part])
         return {row.target.label: row.states[part].state for row in found}
+
+    def change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Other settings in the project's file."""
+        raw = yaml.safe_load(self.conf.read_text())
+        change(raw)
+        self.conf.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,16 @@ def test_a_vm_that_passes_the_gate_is_promoted(small: Small) -> None:
         ("approve", "compare"), "skipped"
     )
     assert small.champion is not None
+
+
+def test_a_vm_that_fails_the_gate_ends_the_run(small: Small) -> None:
+    before = small.champion
+    small.change(lambda raw: raw["vm"]["base"]["train"].update(epochs=2))
+    small.change(lambda raw: raw["gate"].update(min_positives=50, calibration_low=5.0, calibration_high=6.0))
+    state, tasks = small.run("vm_feed", part=NEXT)
+    assert state == "failed"
+    ended = {name: tasks[name].pop() for name in ("evaluate", "gate", "promote", "promote_approved")}
+    assert ended == {
+        "evaluate": "success", "gate": "failed", "promote": "upstream_failed", "promote_approved": "upstream_failed"
+    }  # fmt: skip
+    assert small.champion == before
