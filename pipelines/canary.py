@@ -18,7 +18,7 @@ from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.evaluate import ALL_KNOWN
-from pipelines.interference import changed_rows
+from pipelines.interference import changed_rows, sample_chunks
 from pipelines.progress import timed
 from pipelines.scoring import score_parts
 from pipelines.train_fm import train_fm
@@ -68,7 +68,7 @@ def canary(context: RunContext, windows: RunWindows) -> CanaryResult:
     honest = scratch(context, "honest", context.config)
     vertical = context.dataset.heads[0]
     with timed(context.progress, "canary: the honest pipeline"):
-        space = run_tables(honest, windows)
+        space = run_tables(honest, windows, sample_chunks(windows))
     with timed(context.progress, "canary: non-interference"):
         changed = changed_rows(honest, space, windows)
     power = {}
@@ -100,11 +100,15 @@ def scratch(context: RunContext, name: str, config: ProjectConfig) -> RunContext
     return replace(context, config=config, root=f"{context.folder}/canary/{name}", tracking_uri=runs)
 
 
-def run_tables(context: RunContext, windows: RunWindows) -> SpaceRecord:
-    """Source rows to features, with one FM."""
-    write_sources(context, windows.parts, windows.vm)
+def run_tables(context: RunContext, windows: RunWindows, chunks: list[list[str]] | None = None) -> SpaceRecord:
+    """Source rows to features, with one FM; a call of each step for each of ``chunks``, by default one for all."""
+    vm, outputs = set(windows.vm), set(windows.outputs)
+    for chunk in chunks or [windows.parts]:
+        write_sources(context, chunk, [part for part in chunk if part in vm])
     space = train_fm(context, windows.fm_train, windows.fm_validation)
-    write_space(context, space, windows.outputs, windows.vm)
+    for chunk in chunks or [windows.parts]:
+        if own := [part for part in chunk if part in outputs]:
+            write_space(context, space, own, [part for part in chunk if part in vm])
     return space
 
 
