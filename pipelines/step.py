@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
 
 from feature_store.commits import Attempt, Pin, StepInfo
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 Scope = dict[str, str]
+
+_BUILDING = RLock()
+"""Held while a frame is declared: expressions of users are read under settings of the whole session
+(``feature_store.sources.expressions.lenient``), which frames of other tables must not see."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def commit(
     parts = attempt.parts
     where = f"{parts[0]} .. {parts[-1]}" if len(parts) > 1 else parts[0]
     with timed(context.progress, f"{attempt.step.name}: {attempt.table} {''.join(attempt.scope.values())} {where}"):
-        return context.store.commit(attempt, build(), rejected)
+        with _BUILDING:
+            frame = build()
+        return context.store.commit(attempt, frame, rejected)
 
 
 def together(context: RunContext, *writes: Callable[[], object]) -> None:
