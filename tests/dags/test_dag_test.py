@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +83,34 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     patch.undo()
 
 
+@contextmanager
+def a_person_who_approves(task: str) -> Iterator[list[str]]:
+    """Answers the question of one task, as the API does for the button; collects what was asked."""
+    asked: list[str] = []
+    thread = threading.Thread(target=_approve, args=(task, asked), daemon=True)
+    thread.start()
+    yield asked
+    thread.join(5)
+
+
+def _approve(task: str, asked: list[str]) -> None:
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    answer = UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={})
+    person = SimpleNamespace(get_id=lambda: "1", get_name=lambda: "a person")
+    waiting = select(TaskInstance).where(TaskInstance.task_id == task, TaskInstance.state == "awaiting_input")
+    while not asked:
+        time.sleep(1)
+        with create_session() as session:
+            if (found := session.scalar(waiting)) is not None:
+                update_hitl_detail(found.dag_id, found.run_id, task, answer, person, session)
+                asked.append(found.hitl_detail.subject)
+
+
 def test_maintenance_of_an_empty_project_runs(project_file: Path) -> None:
     run = project_dags(str(project_file))["small_maintenance"].test()
     states = {ti.task_id: ti.state for ti in run.get_task_instances()}
@@ -130,3 +162,20 @@ def test_a_vm_that_fails_the_gate_ends_the_run(small: Small) -> None:
         "evaluate": "success", "gate": "failed", "promote": "upstream_failed", "promote_approved": "upstream_failed"
     }  # fmt: skip
     assert small.champion == before
+
+
+def test_another_fm_hands_a_vertical_over_when_a_person_approves(small: Small) -> None:
+    before = small.champion
+    assert before is not None
+    small.change(lambda raw: raw["fm"]["train"].update(epochs=2))
+    small.change(lambda raw: raw["gate"].update(min_positives=10**6))
+    with a_person_who_approves("feed.approve") as asked:
+        state, tasks = small.run("fm", part=NEXT)
+    assert state == "success"
+    assert [subject.startswith("small / feed: promote version") for subject in asked] == [True]
+    ended = {name: tasks[name].pop() for name in ("feed.promote_approved", "shop.train_vm", "close_spaces")}
+    assert ended == {"feed.promote_approved": "success", "shop.train_vm": "skipped", "close_spaces": "success"}
+    after = small.champion
+    assert after is not None
+    assert after[1] != before[1]
+    assert {space.space_id for space in small.context.spaces.active()} == {before[1], after[1]}
