@@ -54,13 +54,14 @@ def test_leaks_show_in_every_table_that_they_reach(loop: Loop, tmp_path: Any, mo
 
 
 def counting(build: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """A builder of fm_inputs whose ``hour`` is the rows of the item in the whole partition, later ones included."""
+    """A builder of fm_inputs whose ``context`` is the rows of the item in the whole partition, later ones included."""
 
     def leaky(*given: Any) -> DataFrame:
         from pyspark.sql import Window
         from pyspark.sql import functions as F
 
-        return build(*given).withColumn("hour", F.count("*").over(Window.partitionBy("part", "item")))
+        rows_of_item = F.count("*").over(Window.partitionBy("part", "item"))
+        return build(*given).withColumn("context", rows_of_item.cast("float"))
 
     return leaky
 
