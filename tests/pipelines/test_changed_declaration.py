@@ -68,11 +68,11 @@ DECLARED: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 
 
 def shown_by(verb: Callable[[Namespace], None], capsys: pytest.CaptureFixture[str]) -> dict[str, set[str]]:
-    """State -> tables that ``plan`` or ``status`` names with it; those that only follow from others apart."""
+    """State -> tables that a plan or ``status`` names with it; those that only follow from others apart."""
     verb(Namespace(conf="test.yaml", first=loop_world.FIRST, last=loop_world.KNOWN))
     found: dict[str, set[str]] = {"stale": set(), "missing": set(), "is to be written": set()}
     table = ""
-    for line in capsys.readouterr().out.splitlines():
+    for line in capsys.readouterr().out.replace("nothing is missing or stale\n", "").splitlines():
         table = line.removeprefix("write ").split()[0] if not line.startswith(" ") else table
         follows = "is to be written" in line
         for state in ["is to be written"] if follows else re.findall(r"\b(stale|missing)(?=:|,|$)", line):
@@ -86,7 +86,8 @@ def assert_shown(
     context: RunContext, stale: set[str], missing: set[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(cli_verbs, "context_of", lambda options: context)
-    planned = shown_by(cli_verbs.plan, capsys)
+    parts = loop_world.windows(context).parts
+    planned = shown_by(lambda options: print(plan_backfill(context, parts, context.spaces.active())), capsys)
     follow = {table for first in stale for table in AFTER.get(first, [])}
     assert planned == {"stale": stale, "missing": missing, "is to be written": follow - stale}
     assert shown_by(cli_verbs.status, capsys) == {"stale": stale, "missing": missing, "is to be written": set()}
@@ -204,10 +205,11 @@ def test_a_backfill_writes_older_inputs_from_the_cutoff_on_and_before_their_spac
     after.spaces.add(space(after, "fm-new", "2026-01-02"))
     days = after.dataset.clock.between("2026-01-02", "2026-01-04")
     steps: list[tuple[str, str, list[str]]] = []
-    for name in ("ingest", "segments", "write_histories", "features"):
+    for name in ("ingest", "segments", "write_histories", "write_features"):
         monkeypatch.setattr(f"pipelines.write_range.{name}", lambda *given: None)
+    monkeypatch.setattr("pipelines.write_range.together", lambda _, *writes: [write() for write in writes])
     monkeypatch.setattr(
-        "pipelines.write_range.fm_inputs", lambda of, parts: steps.append(("fm-inputs", of.inputs_id, parts))
+        "pipelines.write_range.write_fm_inputs", lambda of, parts: steps.append(("fm-inputs", of.inputs_id, parts))
     )
     monkeypatch.setattr(
         "pipelines.write_range.write_partials", lambda of, parts: steps.append(("partials", of.inputs_id, parts))
