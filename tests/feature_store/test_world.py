@@ -43,11 +43,11 @@ def normalized_entropy(label: np.ndarray, p: np.ndarray) -> float:
 
 def test_a_partition_alone_is_the_same_as_in_a_range_and_again(spark):
     dataset = demo(grain="6h", bad_share=0.02, late_share=0.05)
-    parts = dataset.clock.between("2026-01-01T00", "2026-01-04T18")
+    parts = dataset.clock.between("2026-01-01T00", "2026-01-02T18")
     together = collected(spark, dataset, parts)
     assert together == collected(spark, dataset, parts)
-    singly = [collected(spark, dataset, parts[i : i + 1]) for i in (0, 9, 15)]
-    for i, part in enumerate((parts[0], parts[9], parts[15])):
+    singly = [collected(spark, dataset, parts[i : i + 1]) for i in (0, 4, 7)]
+    for i, part in enumerate((parts[0], parts[4], parts[7])):
         for frame in range(3):
             assert singly[i][frame] == [r for r in together[frame] if f"part='{part}'" in r]
 
