@@ -202,13 +202,12 @@ def bare_seconds(context: RunContext, parts: list[str], report: Report) -> float
         assert world is not None
         rows = world_frame(context.spark, world, clock, clock.start(parts[0]), clock.end(parts[-1]))
         rows.write.format("noop").mode("overwrite").save()
-    writes = sum(write_seconds(context, space, [part], report) for part in parts)
+    writes = write_seconds(context, space, parts, report)
     stop_spark(context)
-    loops = sum(measure_bare_loop(context, space, fm_rows(context, [part]), LOOP, report) for part in parts)
+    loop = measure_bare_loop(context, space, fm_rows(context, parts), LOOP, report)
     report.add("bare_scan_seconds", scan.seconds)
     report.add("bare_writes_seconds", writes)
-    report.add("bare_fm_loop_seconds", loops)
-    return scan.seconds + writes + loops
+    return scan.seconds + writes + loop
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def write_seconds(context: RunContext, space: SpaceRecord, day: list[str], repor
     for place, (table, scope) in enumerate(tables):
         frame = context.store.read(context.spark, table, context.pin(table, scope, day), scope, day).persist()
         frame.count()
-        target = str(Path(context.root, "copies", f"{place}-{table}-{day[0]}"))
+        target = str(Path(context.root, "copies", f"{place}-{table}"))
         with timed(report, f"bare write of {table} {scope.get('space_id', '')}") as watch:
             frame.write.format("delta").partitionBy(*PARTITION_COLUMNS[table]).save(target)
         frame.unpersist()

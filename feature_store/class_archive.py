@@ -17,6 +17,7 @@ from pathlib import Path
 
 _TIMEOUT_S = 600
 _TRAINING = "--train"
+_QUIET = ("-Xlog:cds*=off", "-Xlog:class+path=off")
 
 
 def archive_options() -> list[str]:
@@ -24,7 +25,7 @@ def archive_options() -> list[str]:
     path = archive_path()
     if path is None or not path.is_file():
         return []
-    return [f"-XX:SharedArchiveFile={path}", "-Xlog:cds*=off", "-Xlog:class+path=off"]
+    return [f"-XX:SharedArchiveFile={path}", *_QUIET]
 
 
 def archive_path() -> Path | None:
@@ -51,7 +52,7 @@ def make_archive() -> Path | None:
         return path
     with tempfile.TemporaryDirectory(prefix=".archive-", dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        options = f"-XX:ArchiveClassesAtExit={made} -Xlog:cds*=off -Xlog:class+path=off"
+        options = " ".join([f"-XX:ArchiveClassesAtExit={made}", *_QUIET])
         environment = os.environ | {JAVA_OPTIONS_SETTING: options, MASTER_SETTING: "local[2]"}
         # The JVM writes the archive after its Python process has ended; it holds the pipe until then.
         command = [sys.executable, "-m", "feature_store.class_archive", _TRAINING, scratch]

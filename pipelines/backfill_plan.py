@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from feature_store.clocks import DAY_MS
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.features import HISTORIES
-from pipelines.plan import PlannedWrite, Target, older_inputs_targets, planned_writes, source_targets, space_targets
-from pipelines.write_range import own_parts, read_parts
+from pipelines.plan import PlannedWrite, older_inputs_targets, planned_writes, space_targets
+from pipelines.write_range import own_parts, shared_targets
 
 SESSION_SECONDS = 12.0
 """Start of a Spark session and of a task, on two cores."""
@@ -44,10 +43,7 @@ def plan_backfill(
 
     ``lacking``: rows of the source that an ingested partition does not hold.
     """
-    read = read_parts(context, parts, spaces)
-    wanted: list[tuple[Target, list[str]]] = [
-        (target, read if target.step.table == HISTORIES.table else parts) for target in source_targets(context)
-    ]
+    wanted = shared_targets(context, parts, spaces)
     older = older_inputs_targets(context, spaces)
     wanted += [(target, own_parts(context, space, parts)) for space, target in older]
     for space in spaces:

@@ -52,13 +52,15 @@ class FmDeclaration(Strict):
 
     def applied_to(self, dataset: DatasetConfig) -> DatasetConfig:
         """``dataset`` with this FM's inputs in place of its own; counters and keys stay those of ``dataset``."""
+        # Equal ones keep the order of the YAML file, which is that of the table's columns: stored ones are sorted.
+        entities = dataset.entities if dataset.entities == self.entities else self.entities
         own = {
             "fm_features": self.fm_features,
             "as_of": [*self.as_of, *_others(self.as_of, dataset.as_of)],
             "event_lists": [*self.event_lists, *_others(self.event_lists, dataset.event_lists)],
             "features": dataset.features | self.features,
             "within_impression": self.within_impression,
-            "entities": dataset.entities if dataset.entities == self.entities else self.entities,
+            "entities": entities,
         }
         return dataset.model_copy(update=own)
 

@@ -79,11 +79,8 @@ class _Planner:
             for arm in self.arms:
                 run_id = self._trained(vertical, space, arm, seed)
                 if run_id is None:
-                    what, why = (
-                        f"{vertical} {arm} seed {seed}",
-                        f"its rows or settings in space {space.space_id} are new",
-                    )
-                    yield PlannedAction("train-vm", what, parts, [why])
+                    why = f"its rows or settings in space {space.space_id} are new"
+                    yield PlannedAction("train-vm", f"{vertical} {arm} seed {seed}", parts, [why])
                 if seed == 0 and arm == self.context.config.vm.scheduled_arm:
                     self.challengers[vertical] = run_id
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.features import write_features, write_histories
+from pipelines.features import HISTORIES, write_features, write_histories
 from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
 from pipelines.fm_inputs import write_fm_inputs, write_partials
 from pipelines.infer import infer
@@ -43,6 +43,14 @@ class Call:
 def read_parts(context: RunContext, parts: Sequence[str], spaces: Sequence[SpaceRecord]) -> list[str]:
     """Those of ``parts`` that VMs of one of ``spaces`` read, and so raw histories of."""
     return max((own_parts(context, space, parts) for space in spaces), key=len, default=[])
+
+
+def shared_targets(
+    context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]
+) -> list[tuple[Target, list[str]]]:
+    """Tables that do not depend on a space, each with those of ``parts`` that it holds: see ``read_parts``."""
+    read = read_parts(context, parts, spaces)
+    return [(target, read if target.step is HISTORIES else parts) for target in source_targets(context)]
 
 
 def write_range(context: RunContext, parts: list[str], spaces: Sequence[SpaceRecord]) -> None:

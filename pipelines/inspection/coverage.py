@@ -10,17 +10,15 @@ from typing import Any
 from feature_store.ledger import LedgerEntry
 from feature_store.spaces import ACTIVE, SpaceRecord
 from pipelines.context import RunContext
-from pipelines.features import HISTORIES
 from pipelines.plan import (
     PartState,
     Target,
     older_inputs_targets,
     part_states,
     ranges,
-    source_targets,
     space_targets,
 )
-from pipelines.write_range import own_parts, read_parts
+from pipelines.write_range import own_parts, shared_targets
 
 OUTSIDE = PartState("outside", "before the FM's cutoff: this space never holds it")
 UNREAD = PartState("outside", "before every FM's cutoff: no VM reads it")
@@ -65,9 +63,8 @@ def coverage(
     before its FM's cutoff is ``outside`` it, not missing; so are raw histories that no VM reads. ``lacking``: see
     ``part_states``.
     """
-    found, read = [], read_parts(context, parts, spaces)
-    for target in source_targets(context):
-        held = read if target.step.table == HISTORIES.table else parts
+    found = []
+    for target, held in shared_targets(context, parts, spaces):
         found.append(TargetCoverage(target, None, _states(context, target, parts, held, UNREAD, lacking)))
     active = [space for space in spaces if space.state == ACTIVE]
     for space, target in older_inputs_targets(context, active):

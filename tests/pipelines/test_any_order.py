@@ -100,10 +100,11 @@ def test_a_plan_holds_what_becomes_stale_by_what_it_writes(tmp_path: Path) -> No
     for version, part in enumerate([FIRST, THIRD]):
         for target in source_targets(context):
             written(context, target, part, version, dict.fromkeys([*OWN, "segments"], version))
-    shown = [str(write) for write in plan_backfill(context, parts, []).writes]
+    shown = [str(write) for write in planned_writes(context, [(of, parts) for of in source_targets(context)])]
     later = {line.split(maxsplit=3)[1]: line for line in shown if f"{THIRD} .. {THIRD}" in line}
-    assert set(later) == {"fm_inputs"}, "what reads other partitions than its own; no VM reads histories"
+    assert set(later) == {"fm_inputs", "histories"}, "what reads other partitions than its own"
     assert f"stale: examples {SECOND} is to be written" in later["fm_inputs"]
+    assert f"stale: segments {SECOND} is to be written" in later["histories"]
     assert plan_backfill(context, parts, []).chunks == [(SECOND, THIRD)]
     assert not any(FIRST in line for line in shown)
 
