@@ -16,7 +16,7 @@ from benchmarks.projects import ProjectSettings, command_environment, workspace
 from feature_store.config import Strict
 from pipelines.config import DATA_ROOT_SETTING, Arm, data_root
 from pipelines.context import RunContext
-from pipelines.measure import ALL_ROWS, FM_ARM, Figure
+from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, Figure
 from pipelines.run import run_loop
 from pipelines.windows import run_range, run_windows
 
@@ -86,6 +86,8 @@ def add_claims(figures: Sequence[Figure], report: Report) -> None:
     report.add("gain_over_control_low", -difference.high)
     report.add("gain_over_control_high", -difference.low)
     report.add("control_transfer_ratio", _mean(figures, "control", "tr"))
+    report.add("batch_fm_ne", _mean(figures, BATCH_FM_ARM, "ne"))
+    report.add("transfer_ratio_of_batch_fm", _mean(figures, "loopfm", "tr_of_batch_fm"))
     report.add("gain_over_control", -difference.value, at_least(GAIN_OVER_CONTROL))
     report.add("transfer_ratio", _mean(figures, "loopfm", "tr"), at_least(TRANSFER))
 

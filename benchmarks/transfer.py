@@ -25,7 +25,7 @@ from benchmarks.experiments import (
 from benchmarks.harness import MissingDataError, Report, at_least, at_most
 from feature_store.config import Name
 from pipelines.config import Arm
-from pipelines.report_data import WORLD_STATE, WORLD_VM
+from pipelines.measure import WORLD_STATE, WORLD_VM
 from pipelines.windows import RunWindows
 
 RECOVERED, GAP, NULL_WITHIN = 0.85, 0.03, 0.001

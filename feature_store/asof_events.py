@@ -52,7 +52,7 @@ def raw_events(chunk: Chunk, event_list: EventList, ranks: Ints) -> Events:
     if event_list.label:
         known, value, known_at = chunk.labels(event_list.label)
         qualifies &= known & (value == 1)
-    available = np.maximum(known_at, chunk.event_ts + 1)
+    available = chunk.clock.available(chunk.event_ts, chunk.arrived_at, known_at)
     events = _events(chunk, event_list, ranks, np.flatnonzero(qualifies), available)
     same = np.stack([events.key, events.event_ts, chunk.ints("user")[qualifies], chunk.ints("item")[qualifies]])
     order = np.lexsort((-events.example_id, events.available, *same[::-1]))

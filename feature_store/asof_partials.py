@@ -22,7 +22,7 @@ from feature_store.asof_chunk import AsOfClock, Chunk, over_chunks
 from feature_store.asof_core import Ints
 from feature_store.asof_events import Events, raw_events
 from feature_store.asof_parts import reach_ms
-from feature_store.asof_plan import COUNT, KeyPlan, Pass, Plan, counter_names, fm_plan, list_measure, vm_plan
+from feature_store.asof_plan import COUNT, KeyPlan, Pass, Plan, list_measure, partial_plans
 from feature_store.asof_rows import example_rows, key_column, past_event_rows, route_column
 from feature_store.asof_spark import as_of_clock, shuffled
 from feature_store.config import DatasetConfig, EventList
@@ -53,7 +53,7 @@ def partials_frame(
     examples = examples.where(inside)
     past_events = past_events.where(inside) if past_events is not None else None
     frames = []
-    for plan in (fm_plan(dataset), vm_plan(dataset, counter_names(dataset))):
+    for plan in partial_plans(dataset):
         carried = list(dict.fromkeys(column for key in plan.keys for column in key.columns))
         rows = example_rows(dataset, plan, examples, labels, parts, carried)
         frames += [_partials(spark, dataset, plan, one, rows, past_events, inputs_id) for one in plan.passes]

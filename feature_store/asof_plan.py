@@ -109,15 +109,22 @@ class Plan:
 
 
 def fm_plan(dataset: DatasetConfig) -> Plan:
-    """The plan of all that the FM reads, on its clock: the event itself."""
-    wanted = set(dataset.fm_features)
-    features = [f for f in dataset.as_of if f.name in wanted]
-    return _plan(dataset, "fm", features, [e for e in dataset.event_lists if e.name in wanted])
+    """The plan of all that the FM reads, on its clock: the event itself, or what ``fm_clock`` says."""
+    clock: ClockName = "fm" if dataset.fm_clock == "event" else "vm"
+    return _plan(dataset, clock, set(dataset.fm_features))
 
 
 def vm_plan(dataset: DatasetConfig, names: Sequence[str]) -> Plan:
     """The plan of as-of declarations ``names`` on the VM's clock: closed partitions + lag."""
-    return _plan(dataset, "vm", [f for f in dataset.as_of if f.name in set(names)], [])
+    return _plan(dataset, "vm", set(names))
+
+
+def partial_plans(dataset: DatasetConfig) -> list[Plan]:
+    """Plans whose partial sums are kept, one a clock: the FM's, and that of all verticals' counters."""
+    counted = set(counter_names(dataset))
+    if dataset.fm_clock == "batch":
+        return [_plan(dataset, "vm", counted | set(dataset.fm_features))]
+    return [fm_plan(dataset), _plan(dataset, "vm", counted)]
 
 
 def counter_names(dataset: DatasetConfig) -> list[str]:
@@ -131,7 +138,9 @@ def window_ms(window: str) -> int | None:
     return None if window == EVER else duration_ms(window)
 
 
-def _plan(dataset: DatasetConfig, clock: ClockName, features: list[AsOfFeature], lists: list[EventList]) -> Plan:
+def _plan(dataset: DatasetConfig, clock: ClockName, wanted: set[str]) -> Plan:
+    features = [f for f in dataset.as_of if f.name in wanted]
+    lists = [e for e in dataset.event_lists if e.name in wanted]
     declared = dict.fromkeys([*(tuple(f.key) for f in features), *(tuple(e.key) for e in lists)])
     keys = [
         KeyPlan(key, tuple(f for f in features if tuple(f.key) == key), tuple(e for e in lists if tuple(e.key) == key))

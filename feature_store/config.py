@@ -247,6 +247,10 @@ class DatasetConfig(Strict):
     event_lists: list[EventList] = Field(default=[], description="past events of a key as lists, for the FM")
     within_impression: WithinImpression = WithinImpression()
     fm_features: list[str] = Field(min_length=1, description="columns, as-of declarations or lists that the FM reads")
+    fm_clock: Literal["event", "batch"] = Field(
+        default="event",
+        description="when the FM's as-of columns and lists see an event: at once, or from closed partitions + lag",
+    )
     histories: HistoryConfig = HistoryConfig()
     verticals: dict[Name, Vertical] = Field(min_length=1)
     checks: Checks = Checks()

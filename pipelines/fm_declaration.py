@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -28,6 +28,7 @@ class FmDeclaration(Strict):
     features: dict[Name, FeatureColumn]
     within_impression: WithinImpression
     entities: dict[Name, str]
+    fm_clock: Literal["event", "batch"] = "event"
 
     @classmethod
     def of(cls, dataset: DatasetConfig) -> FmDeclaration:
@@ -42,13 +43,15 @@ class FmDeclaration(Strict):
             features={name: column for name, column in dataset.features.items() if name in wanted},
             within_impression=WithinImpression(columns=[c for c in dataset.within_impression.columns if c in made]),
             entities=dataset.entities,
+            fm_clock=dataset.fm_clock,
         )
 
     @property
     def inputs_id(self) -> str:
         """Digest that names the fm_inputs of this declaration: spaces with the same one share them."""
         names, within = self.fm_features, self.within_impression
-        return "in-" + digest(names, self.as_of, self.event_lists, self.features, within, self.entities)[:8]
+        clock = [self.fm_clock] if self.fm_clock != "event" else []
+        return "in-" + digest(names, self.as_of, self.event_lists, self.features, within, self.entities, *clock)[:8]
 
     def applied_to(self, dataset: DatasetConfig) -> DatasetConfig:
         """``dataset`` with this FM's inputs in place of its own; counters and keys stay those of ``dataset``."""
@@ -61,8 +64,24 @@ class FmDeclaration(Strict):
             "features": dataset.features | self.features,
             "within_impression": self.within_impression,
             "entities": entities,
+            "fm_clock": self.fm_clock,
         }
         return dataset.model_copy(update=own)
+
+
+def sees_more_than_a_batch(dataset: DatasetConfig) -> bool:
+    """Whether the FM reads as-of columns or lists, of which a batch sees less."""
+    return bool(_past_columns(dataset) & set(dataset.fm_features))
+
+
+def batch_fm_dataset(dataset: DatasetConfig) -> DatasetConfig:
+    """What an FM under the VMs' availability reads.
+
+    That is as-of columns and lists over closed partitions + lag, and of the request's features those that some VM sees.
+    """
+    served = {name for vertical in dataset.verticals.values() for name in vertical.features}
+    own = [name for name in dataset.fm_features if name in _past_columns(dataset) | served]
+    return dataset.model_copy(update={"fm_clock": "batch", "fm_features": own})
 
 
 def inputs_context(context: RunContext, space: SpaceRecord) -> RunContext:
@@ -122,6 +141,10 @@ def _problems(dataset: DatasetConfig, space: SpaceRecord) -> list[str]:
     except ValidationError as error:
         return [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
     return []
+
+
+def _past_columns(dataset: DatasetConfig) -> set[str]:
+    return {feature.name for feature in dataset.as_of} | {events.name for events in dataset.event_lists}
 
 
 def _said(column: FeatureColumn | None) -> str:

@@ -16,7 +16,7 @@ from pipelines.step import PinnedInputs, Read, TableStep, together, write_table
 def _definition(context: RunContext) -> Sequence[Any]:
     dataset = context.dataset
     carried = [name for name in composing_features(dataset) if name not in dataset.fm_features]
-    return (context.inputs_id, *sorted(carried))
+    return (context.inputs_id, *sorted(carried), *([dataset.lag] if dataset.fm_clock == "batch" else []))
 
 
 FM_INPUTS = TableStep("fm-inputs", 1, "fm_inputs", _definition)

@@ -14,9 +14,15 @@ from models.metrics import Scores, evaluate, transfer_ratio
 
 ALL_ROWS = "all"
 FM_ARM = "fm"
+BATCH_FM_ARM = "batch_fm"
+WORLD_VM = "world_vm"
+WORLD_STATE = "world_state"
+WORLD_P = "world_p"
 VERSUS = {"raw_loopfm": ("raw", "loopfm")}
 """Further arms that an arm is compared with: what each kind of tokens adds to the other (method section 1)."""
 BASELINES = {"base": "tr", "counters": "tr_from_counters", "control": "tr_from_control"}
+CARRIED = {BATCH_FM_ARM: "tr_of_batch_fm", WORLD_STATE: "tr_of_visible_state"}
+"""What a batch could carry at all, in the FM's place."""
 MIN_SLICE_POSITIVES = 20
 
 
@@ -69,19 +75,22 @@ class Comparison:
         return paired_difference(metric, a[:seeds], b[:seeds], self.bootstrap)  # type: ignore[arg-type]
 
     def _transfer(self) -> Iterator[Figure]:
-        if FM_ARM not in self.arms:
-            return
-        fm = self.arms[FM_ARM]
         for baseline, metric in BASELINES.items():
-            if baseline not in self.arms:
+            yield from self._ratios(metric, baseline, FM_ARM)
+        for carrier, metric in CARRIED.items():
+            yield from self._ratios(metric, "base", carrier)
+
+    def _ratios(self, metric: str, baseline: str, whole: str) -> Iterator[Figure]:
+        """Share of the gain of ``whole`` over ``baseline`` that each arm has."""
+        if not {baseline, whole} <= set(self.arms):
+            return
+        gain = self._paired("ne", self.arms[baseline], self.arms[whole])
+        for arm, scores in self.arms.items():
+            if arm == baseline:
                 continue
-            gain = self._paired("ne", self.arms[baseline], fm)
-            for arm, scores in self.arms.items():
-                if arm == baseline:
-                    continue
-                arm_gain = self._paired("ne", self.arms[baseline], scores)
-                ratio = transfer_ratio(gain.mean, gain.mean - arm_gain.mean, 0.0, gain.se)
-                yield Figure(arm, ALL_ROWS, metric, math.nan if ratio is None else ratio, len(scores[0]))
+            arm_gain = self._paired("ne", self.arms[baseline], scores)
+            ratio = transfer_ratio(gain.mean, gain.mean - arm_gain.mean, 0.0, gain.se)
+            yield Figure(arm, ALL_ROWS, metric, math.nan if ratio is None else ratio, len(scores[0]))
 
     def _slice(self, name: str, members: NDArray[np.int64]) -> Iterator[Figure]:
         for arm, scores in self.arms.items():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipelines.measure import FM_ARM, Figure
+from pipelines.measure import BATCH_FM_ARM, FM_ARM, Figure
 from pipelines.report_data import BIN_SLICE, COVERAGE, PART_SLICE, VerticalReport
 from pipelines.report_rows import arm_label, history_label
 
@@ -25,6 +25,7 @@ COLOURS = {
     "loopfm": "#009e73",
     "loopfm_kd": "#0a7fd0",
     FM_ARM: "#d55e00",
+    BATCH_FM_ARM: "#e0a080",
 }
 LINES = ("base", "raw", "control", "loopfm", "loopfm_kd", FM_ARM)
 WITH_HISTORY = ("loopfm", "loopfm_kd", "control", "raw")

@@ -11,16 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from models.metrics import Scores
-from pipelines.measure import ALL_ROWS, FM_ARM, Figure
+from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, WORLD_P, WORLD_STATE, WORLD_VM, Figure
 
 PART_SLICE = "part: "
 BIN_SLICE = "bin: "
 COVERAGE = "coverage_"
 STALENESS = "staleness_hours"
-
-WORLD_VM = "world_vm"
-WORLD_STATE = "world_state"
-WORLD_P = "world_p"
 
 ARM_LABELS: Mapping[str, str] = {
     "base": "base",
@@ -34,6 +30,7 @@ ARM_LABELS: Mapping[str, str] = {
     "raw_loopfm": "+ raw + LoopFM",
     "raw_loopfm_kd": "+ raw + LoopFM + KD",
     FM_ARM: "FM itself",
+    BATCH_FM_ARM: "FM on batch features",
     "fm_code": "FM, read from its codes",
     WORLD_VM: "bound: VM features",
     WORLD_STATE: "bound: visible state",

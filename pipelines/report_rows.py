@@ -7,16 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from feature_store.config import RAW_SPACE
-from pipelines.measure import ALL_ROWS, FM_ARM, Figure
-from pipelines.report_data import (
-    ARM_LABELS,
-    COVERAGE,
-    STALENESS,
-    WORLD_P,
-    WORLD_STATE,
-    WORLD_VM,
-    VerticalReport,
-)
+from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, WORLD_P, WORLD_STATE, WORLD_VM, Figure
+from pipelines.report_data import ARM_LABELS, COVERAGE, STALENESS, VerticalReport
 
 MISSING = "-"
 BOUNDS = (WORLD_VM, WORLD_STATE, WORLD_P)
@@ -124,7 +116,7 @@ def _arm_value(vertical: VerticalReport, arm: str) -> str:
 
 
 def _kind(arm: str) -> str:
-    return "bound" if arm in BOUNDS else "fm" if arm == FM_ARM else "arm"
+    return "bound" if arm in BOUNDS else "fm" if arm in (FM_ARM, BATCH_FM_ARM) else "arm"
 
 
 def _cells(vertical: VerticalReport) -> Mapping[str, Callable[[str], str]]:
@@ -152,6 +144,8 @@ def _cells(vertical: VerticalReport) -> Mapping[str, Callable[[str], str]]:
         "TR": value("tr", percent),
         "TR from counters": value("tr_from_counters", percent),
         "TR from control": value("tr_from_control", percent),
+        "TR of batch FM": value("tr_of_batch_fm", percent),
+        "TR of visible state": value("tr_of_visible_state", percent),
         **coverage,
         "staleness (h)": value(STALENESS, decimals(1)),
         "rows": lambda arm: _rows(vertical.find(arm, "ne")),

@@ -12,6 +12,7 @@ from feature_store.spaces import SpaceRecord
 from pipelines.backfill_plan import expected_rows
 from pipelines.config import Arm
 from pipelines.context import RunContext
+from pipelines.fm_declaration import sees_more_than_a_batch
 from pipelines.plan import Planned, Target, ranges, states_after
 from pipelines.registry import CHALLENGER, CHAMPION
 from pipelines.step import Scope
@@ -69,9 +70,15 @@ class _Planner:
             yield from self._writes(space_calls(self.context, space, self.windows.outputs, self.windows.vm))
             yield from self._trainings(space, seed)
         for vertical in self.context.dataset.heads:
-            yield PlannedAction("evaluate", vertical, self.windows.test, [f"arms {', '.join(self.arms)}"])
+            yield PlannedAction("evaluate", vertical, self.windows.test, [self._compared()])
             if vertical in self.challengers and (why := self._gate_reason(vertical)):
                 yield PlannedAction("gate", vertical, self.windows.test, [why])
+
+    def _compared(self) -> str:
+        config = self.context.config
+        batch_fm = config.fm.external is None and sees_more_than_a_batch(config.dataset)
+        beside = ", beside an FM of the same size on batch features" if batch_fm else ""
+        return f"arms {', '.join(self.arms)}{beside}"
 
     def _trainings(self, space: SpaceRecord, seed: int) -> Iterator[PlannedAction]:
         parts = self.windows.vm_train + self.windows.vm_validation

@@ -95,7 +95,7 @@ def train_fm(
     with context.registry.run(f"fm seed {seed}", idempotency, tags) as run_id:
         with timed(context.progress, f"train-fm: {len(train_parts)} + {len(validation_parts)} partitions, seed {seed}"):
             rows = [
-                _rows(context, versions, window, validation_parts[-1]) for window in (train_parts, validation_parts)
+                fm_rows(context, versions, window, validation_parts[-1]) for window in (train_parts, validation_parts)
             ]
             folder = context.scratch / "train-fm" / idempotency
             result = _fit(context, config, rows, folder, processes, chain)
@@ -105,7 +105,8 @@ def train_fm(
     return space
 
 
-def _rows(context: RunContext, versions: Mapping[str, int], parts: list[str], last: str) -> FmRows:
+def fm_rows(context: RunContext, versions: Mapping[str, int], parts: list[str], last: str) -> FmRows:
+    """Rows of ``parts`` at pinned versions, with the labels that are known when partition ``last`` closes."""
     scope = {"inputs_id": context.inputs_id}
     inputs = context.store.arrow("fm_inputs", versions["fm_inputs"], scope, parts)
     labels = context.store.arrow("labels", versions["labels"], {}, parts)

@@ -9,7 +9,7 @@ from feature_store.world.truth import world_truth
 from models.metrics import Scores
 from pipelines.context import RunContext
 from pipelines.errors import StepError
-from pipelines.report_data import WORLD_P, WORLD_STATE, WORLD_VM
+from pipelines.measure import WORLD_P, WORLD_STATE, WORLD_VM
 
 BOUNDS = {WORLD_P: "p_true", WORLD_STATE: "p_state", WORLD_VM: "p_vm"}
 _KEYS = ["user", "item", "event_ts", "vertical"]

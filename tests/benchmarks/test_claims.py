@@ -12,6 +12,7 @@ def figures(**changed):
         ("fm", "auc"): 0.825, ("fm", "ne"): 0.812, ("base", "ne"): 0.911, ("control", "ne"): 0.879,
         ("loopfm", "ne"): 0.859,
         ("control", "tr"): 0.32, ("loopfm", "tr"): 0.53,
+        ("batch_fm", "ne"): 0.82, ("loopfm", "tr_of_batch_fm"): 0.57,
     }  # fmt: skip
     rows = [Figure(arm, "all", metric, value, 100) for (arm, metric), value in values.items()]
     rows += [Figure(arm, "all", metric, 99.0, 100, seed=0) for arm, metric in values]
@@ -29,6 +30,7 @@ def test_claims_are_means_over_all_rows_and_seeds():
     assert found["gain_over_control_low"].value == pytest.approx(0.017)
     assert found["gain_over_control_high"].value == pytest.approx(0.024)
     assert found["fm_auc"].value == 0.825
+    assert (found["batch_fm_ne"].value, found["transfer_ratio_of_batch_fm"].value) == (0.82, 0.57)
     assert str(found["transfer_ratio"].target) == ">=0.45"
 
 

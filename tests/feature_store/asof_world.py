@@ -142,8 +142,7 @@ class Reference:
             self.labels[row["example_id"], name] = (row["label"], row["label_available_at"])
 
     def columns(self, row, features):
-        tau = row["event_ts"] if self.clock == "fm" else self.config.clock.as_of(row["event_ts"], self.config.lag)
-        made = {}
+        tau, made = self._tau(row), {}
         for feature in features:
             if feature.kind == "age":
                 first = [e["event_ts"] for e, _ in self._seen(row, feature, tau)]
@@ -161,6 +160,9 @@ class Reference:
                     made[f"{feature.name}_{window}"] = (total if feature.kind == "count" else positive) / 2**20
         return {name: float(np.float32(value)) for name, value in made.items()}
 
+    def _tau(self, row):
+        return row["event_ts"] if self.clock == "fm" else self.config.clock.as_of(row["event_ts"], self.config.lag)
+
     def _seen(self, row, feature, tau):
         for other in self.examples:
             value, known = self.labels.get((other["example_id"], feature.label), (None, None))
@@ -173,23 +175,23 @@ class Reference:
         event = other["event_ts"]
         if self.clock == "fm":
             return max(known or 0, event + 1)
-        return self.config.clock.close(max(known or 0, other["arrived_at"], event))
+        return self.config.clock.close(max(known or 0, other.get("arrived_at", event), event))
 
     def event_list(self, row, declared):
-        seen = {}
+        seen, tau = {}, self._tau(row)
         for other in self.examples + self.past:
-            value, known = None, other["event_ts"] + 1
+            value, known = None, other["event_ts"]
             if declared.label:
                 value, known = self._label(other, declared.label)
             if declared.label and not value:
                 continue
-            known = max(known, other["event_ts"] + 1)
-            if _same(row, other, declared.key) and known <= row["event_ts"]:
+            known = self._available(other, known)
+            if _same(row, other, declared.key) and known <= tau:
                 identity = (other["user"], other["item"], other["event_ts"])
                 entry = (-known, other["example_id"], other)
                 seen[identity] = max(seen.get(identity, entry), entry, key=lambda e: e[:2])
         order = sorted(seen.values(), key=lambda e: (e[2]["event_ts"], e[1]), reverse=True)[: declared.length]
-        ages = [float(np.float32((row["event_ts"] - e["event_ts"]) / HOUR_MS)) for _, _, e in order]
+        ages = [float(np.float32((tau - e["event_ts"]) / HOUR_MS)) for _, _, e in order]
         return [e[declared.entity] for _, _, e in order], ages
 
     def _label(self, other, label):

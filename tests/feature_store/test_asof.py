@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feature_store.asof import counters_frame, fm_inputs_frame
@@ -18,7 +18,8 @@ CLOCKS = [
     {"grain": "6h", "lag": "7h"},
 ]
 worlds = given(changes=st.sampled_from(CLOCKS), seed=st.integers(0, 10_000))
-few = settings(max_examples=3, deadline=None)
+FM_CLOCKS = [*CLOCKS, *({**clock, "fm_clock": "batch"} for clock in CLOCKS)]
+few = settings(max_examples=2, deadline=None)
 
 
 def fm_rows(spark, config, data, parts):
@@ -35,7 +36,8 @@ def by_id(table):
 
 
 @few
-@worlds
+@given(changes=st.sampled_from(FM_CLOCKS), seed=st.integers(0, 10_000))
+@example(changes=FM_CLOCKS[-1], seed=2)
 def test_fm_inputs_equal_the_reference(spark, changes, seed):
     config = dataset(**changes)
     data = world(config, seed)
@@ -43,7 +45,7 @@ def test_fm_inputs_equal_the_reference(spark, changes, seed):
     rows = by_id(fm_rows(spark, config, data, parts))
     wanted = [row for row in data[0] if row["part"] in parts]
     assert set(rows) == {row["example_id"] for row in wanted}
-    reference = Reference(config, "fm", *data)
+    reference = Reference(config, "fm" if config.fm_clock == "event" else "vm", *data)
     for row in wanted:
         got = rows[row["example_id"]]
         expected = reference.columns(row, config.as_of)

@@ -29,7 +29,10 @@ def same(one, other):
 
 @pytest.mark.parametrize(
     ("changes", "seed", "rows"),
-    [({"grain": "10m", "lag": "20m"}, 12, 90), ({"grain": "6h", "lag": "0m"}, 13, 90)],
+    [
+        ({"grain": "10m", "lag": "20m"}, 12, 90),
+        ({"grain": "6h", "lag": "0m", "fm_clock": "batch"}, 13, 90),
+    ],
 )
 def test_features_from_partial_sums_equal_those_from_rows(spark, changes, seed, rows):
     config = dataset(**changes)
