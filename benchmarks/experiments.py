@@ -23,6 +23,7 @@ from benchmarks.projects import PROJECT_FILE, ProjectSettings, save_project, sto
 from feature_store.config import Strict
 from feature_store.spaces import SpaceRecord
 from models.metrics import Scores
+from pipelines.batch_fm import batch_fm_scores
 from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root, home
 from pipelines.context import RunContext
 from pipelines.digest import digest
@@ -157,6 +158,10 @@ class Experiment:
     def fm(self, vertical: str, space: SpaceRecord, like: Scores) -> Scores:
         """The FM's own scores of the rows of ``like``."""
         return fm_scores(self.context, vertical, space, self.test_parts(vertical), like)
+
+    def batch_fm(self, vertical: str, seed: int, like: Scores) -> Scores:
+        """Scores of the rows of ``like`` by an FM of the same size on batch features."""
+        return batch_fm_scores(self.context, vertical, self.space(seed), self.test_parts(vertical), like, seed)
 
     def bounds(self, vertical: str, like: Scores) -> dict[str, list[Scores]]:
         """What the generated world knows of the rows of ``like``; empty on other data."""

@@ -27,9 +27,10 @@ from benchmarks.experiments import (
 )
 from benchmarks.harness import BenchmarkError, Report, at_least, at_most
 from feature_store.config import Name, Strict
+from pipelines.measure import BATCH_FM_ARM
 from pipelines.windows import RunWindows
 
-BATCH_FM, KD, LOOPFM, RECIPE = "batch_fm", "kd", "loopfm", "loopfm_kd"
+KD, LOOPFM, RECIPE = "kd", "loopfm", "loopfm_kd"
 FM_NE, BASE_NE, SLACK = 0.813, 0.913, 0.002
 
 
@@ -61,9 +62,9 @@ class DelaySettings(Strict):
 class FreshnessSettings(SeedSettings):
     """``cadences``: the same data at each availability, freshest first; ``cells``: the VMs compared at each.
 
-    ``base``, ``control``, ``kd`` and ``batch_fm`` (as large as the FM, on counters that obey the VM's clock) are
-    required. Of the ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of.
-    Each further candidate also stands beside ``loopfm_kd``, which it changes by one idea.
+    ``base``, ``control`` and ``kd`` are required; an FM of the same size on batch features stands beside them. Of the
+    ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of. Each further
+    candidate also stands beside ``loopfm_kd``, which it changes by one idea.
     """
 
     cadences: dict[Name, WorldSettings] = Field(min_length=1)
@@ -84,7 +85,7 @@ def body(settings: FreshnessSettings, report: Report, output: Output) -> None:
         MissingDataError: the data set is not there.
         BenchmarkError: a required cell is not declared.
     """
-    named = {BASE, CONTROL, KD, BATCH_FM, *settings.candidates, *settings.controls}
+    named = {BASE, CONTROL, KD, *settings.candidates, *settings.controls}
     if missing := sorted(named - set(settings.cells)):
         raise BenchmarkError(f"cells: {missing} are missing")
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -106,7 +107,9 @@ def _cadence(
     with experiment(world, report) as opened:
         for vertical in opened.verticals:
             scored = run_cells(opened, vertical, settings.cells, range(settings.seeds))
-            arms = arm_scores(opened, vertical, scored, settings.bootstrap)
+            like = scored[BASE][0].scores
+            batch_fm = [opened.batch_fm(vertical, seed, like) for seed in range(settings.seeds)]
+            arms = arm_scores(opened, vertical, scored, settings.bootstrap, {BATCH_FM_ARM: batch_fm})
             name = cadence if len(opened.verticals) == 1 else f"{cadence}_{vertical}"
             output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
             limits = LIMITS.get(cadence) if settings.with_limits else None
@@ -141,8 +144,8 @@ def _claims(
     for idea in ideas:
         add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, RECIPE))
     report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
-    report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM).value)
-    report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM).value)
+    report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM_ARM).value)
+    report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
     report.add(f"{name}_kd_tr", arms.share(KD).value)
     points = arms.share_difference(RECIPE if RECIPE in arms.by_arm else recipe, KD)
     report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)
