@@ -29,6 +29,7 @@ from pipelines.measure import WORLD_STATE, WORLD_VM
 from pipelines.windows import RunWindows
 
 RECOVERED, GAP, NULL_WITHIN = 0.85, 0.03, 0.001
+KD_CARRIES = 0.10
 GAUC_LOW, CALIBRATION = -0.002, 0.03
 ALL_DATA = "all-data raw"
 RECOMMENDED = "recommended"
@@ -111,6 +112,10 @@ def _claims(name: str, arms: ArmScores, scheduled: str, report: Report) -> None:
     if {"control", "loopfm"} <= set(arms.by_arm):
         add_interval(report, f"{name}_loopfm_over_control", arms.gain("loopfm", "control"))
     if WORLD_STATE in arms.by_arm:
+        if {"kd", "loopfm_kd"} <= set(arms.by_arm):
+            kd, both = arms.gain("kd").value, arms.gain("loopfm_kd").value
+            report.add(f"{name}_kd_carries", arms.share("kd").value, at_least(KD_CARRIES))
+            report.add(f"{name}_over_twice_kd", both - 2 * kd, at_least(0.0))
         report.add(f"{name}_gap", arms.gain(WORLD_STATE, WORLD_VM).value, at_least(GAP))
         recovered = arms.share("loopfm", WORLD_VM, WORLD_STATE).value
         report.add(f"{name}_recovered", recovered, at_least(RECOVERED))

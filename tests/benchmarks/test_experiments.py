@@ -200,3 +200,15 @@ def test_the_command_runs_small_and_goes_on_where_it_stopped(name, figure, tmp_p
     again = command(name, tmp_path / "home", tmp_path / "again")
     assert [line for line in again.stdout.splitlines() if line.startswith("RESULT")] == results
     assert "epoch" not in again.stdout + again.stderr
+
+
+def test_on_a_generated_world_both_must_carry_twice_what_distillation_carries():
+    for both, ok in ((0.7, True), (0.34, False)):
+        made = report()
+        made_of = arms(loopfm_kd=both, kd=0.4, world_vm=0.3, world_state=0.9)
+        transfer._claims("world", made_of, "loopfm_kd", made)
+        judged = {figure.name: figure for figure in made.figures}
+        expected = made_of.gain("loopfm_kd").value - 2 * made_of.gain("kd").value
+        assert judged["world_over_twice_kd"].value == pytest.approx(expected)
+        assert judged["world_over_twice_kd"].ok is ok
+        assert str(judged["world_kd_carries"].target) == ">=0.1"
