@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def _prepare_database(site: Site, environment: dict[str, str], upgrade: bool) ->
                 f"{site.database} was made by Airflow {found}, this is Airflow {wanted}: `make up UPGRADE=1` upgrades "
                 "it (a copy is kept beside it), or remove the file to start with an empty one"
             )
-        shutil.copyfile(site.database, site.database.with_name(f"airflow-{found}.db"))
+        _keep_copy(site.database, site.database.with_name(f"airflow-{found}.db"))
     log = site.folder / "logs" / "services" / "migrate.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -143,6 +143,12 @@ def _prepare_database(site: Site, environment: dict[str, str], upgrade: bool) ->
         raise StepError(f"the metadata database cannot be made or upgraded; {log} ends:\n{tail(log)}")
     if own:
         stamp.write_text(wanted)
+
+
+def _keep_copy(database: Path, copy: Path) -> None:
+    """A whole copy: what its log still holds included, which a copy of the file alone would miss."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
 
 
 def _has_tables(database: Path) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from pipelines.errors import ConfigError, StepError
 from pipelines.orchestration.__main__ import main
 from pipelines.orchestration.airflow_api import AirflowApi
-from pipelines.orchestration.airflow_env import Site
+from pipelines.orchestration.airflow_env import REPOSITORY, Site
 from pipelines.orchestration.services import _prepare_database, down, up
 
 
@@ -74,6 +77,28 @@ def test_a_database_of_another_airflow_is_not_touched(home: Path) -> None:
     (site.folder / "database-version").unlink()
     with pytest.raises(StepError, match="made by Airflow unknown"):
         _prepare_database(site, site.environment(), upgrade=False)
+
+
+def revision(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        return str(connection.execute("select version_num from alembic_version").fetchone()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_older_database_is_upgraded_beside_a_copy(home: Path) -> None:
+    site = Site(home)
+    _prepare_database(site, site.environment(), upgrade=False)
+    newest = revision(site.database)
+    older = [sys.executable, "-m", "airflow", "db", "downgrade", "--to-version", "3.1.0", "--yes"]
+    subprocess.run(older, env=site.environment(), cwd=REPOSITORY, check=True, capture_output=True)
+    before = revision(site.database)
+    (site.folder / "database-version").write_text("3.1.0")
+    _prepare_database(site, site.environment(), upgrade=True)
+    assert revision(site.database) == newest != before
+    assert revision(site.database.with_name("airflow-3.1.0.db")) == before
+    assert (site.folder / "database-version").read_text() == version("apache-airflow")
+    _prepare_database(site, site.environment(), upgrade=False)
 
 
 def test_a_fitting_database_needs_nothing(home: Path) -> None:
