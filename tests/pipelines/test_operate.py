@@ -56,7 +56,8 @@ def test_an_fm_trains_one_vm_window_back(loop: Loop) -> None:
 
 def test_a_space_writes_nothing_before_its_cutoff(loop: Loop) -> None:
     context, space = loop.again(), loop.result.spaces[0]
-    assert own_parts(context, space, loop.result.windows.parts) == loop.result.windows.outputs
+    windows = loop.result.windows
+    assert own_parts(context, space, windows.parts) == windows.outputs + windows.label_wait
 
 
 def test_a_plan_names_what_is_missing_and_why(loop: Loop) -> None:
