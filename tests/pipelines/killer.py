@@ -1,6 +1,6 @@
 """Runs the loop's steps and kills its own process: ROOT WHERE WHAT BOUNDARY.
 
-WHERE ``tables``, WHAT a table: the first commit to it. Boundaries: ``before`` the data commit, ``committed`` (data
+WHERE one of ``STAGES`` or ``tables``, all of them; WHAT a table: the first commit to it. Boundaries: ``before`` the data commit, ``committed`` (data
 committed, ledger not yet told), ``recorded`` (both done).
 WHERE another step, WHAT one of ``EVENTS``: the first one within that step. Boundaries: ``before`` and ``after``.
 """
@@ -23,6 +23,8 @@ from feature_store.sources.paths import DATA_ROOT_SETTING
 from feature_store.tables import TableStore
 from pipelines.context import RunContext
 from pipelines.evaluate import evaluate
+from pipelines.fm_inputs import fm_inputs
+from pipelines.ingest import ingest
 from pipelines.promote import promote
 from pipelines.registry import CHAMPION, ModelRegistry
 from pipelines.train_fm import train_fm
@@ -68,12 +70,37 @@ def context(root: Path) -> RunContext:
     return of
 
 
-def write_tables(of: RunContext) -> None:
-    """Every table, the FM between them included."""
+def write_ingested(of: RunContext) -> None:
+    """The source's rows."""
+    ingest(of, loop_world.windows(of).parts)
+
+
+def write_inputs(of: RunContext) -> None:
+    """What the FM reads."""
+    fm_inputs(of, loop_world.windows(of).parts)
+
+
+def write_raw(of: RunContext) -> None:
+    """All that does not depend on a space."""
     windows = loop_world.windows(of)
     write_sources(of, windows.parts, windows.vm)
+
+
+def write_fm(of: RunContext) -> None:
+    """The tables of the FM's space, the FM trained where it is not."""
+    windows = loop_world.windows(of)
     space = train_fm(of, windows.fm_train, windows.fm_validation)
     write_space(of, space, windows.outputs, windows.vm)
+
+
+def write_tables(of: RunContext) -> None:
+    """Every table."""
+    write_raw(of)
+    write_fm(of)
+
+
+STAGES = {"ingested": write_ingested, "inputs": write_inputs, "raw": write_raw, "space": write_fm}
+"""In order; each needs the ones before it. ``raw`` writes what the two before it left out."""
 
 
 def crown(of: RunContext) -> None:
@@ -151,9 +178,9 @@ def arm_event(step: str, event: str, boundary: str) -> None:
 def main() -> None:
     root, step, what, boundary = sys.argv[1:]
     of = context(Path(root))
-    if step == "tables":
+    if step in STAGES or step == "tables":
         arm_commit(what, boundary)
-        write_tables(of)
+        STAGES.get(step, write_tables)(of)
     else:
         arm_event(step, what, boundary)
         (learn_fm if step == "train-fm" else learn_vm)(of)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,20 @@ import pytest
 from feature_store.sources.paths import DATA_ROOT_SETTING
 from pipelines.context import RunContext
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK
-from pipelines.write_range import write_sources
-from tests.pipelines import killer, loop_world
+from tests.pipelines import killer
 from tests.pipelines.conftest import Loop
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 REPOSITORY = Path(__file__).parents[2]
-TABLES = [
-    "quarantine", "labels", "examples", "past_events", "fm_inputs", "partials", "segments", "histories", "fm_outputs",
-    "features",
-]  # fmt: skip
+STAGES = {
+    "ingested": ["quarantine", "labels", "examples", "past_events"],
+    "inputs": ["fm_inputs", "partials"],
+    "raw": ["segments", "histories"],
+    "space": ["fm_outputs", "segments", "histories", "features"],
+}
+"""What each stage of ``killer.STAGES`` commits to."""
 BOUNDARIES = ["before", "committed", "recorded"]
 FM_EVENTS = ["version", "alias", "spaces", "finish"]
 VM_EVENTS = [
@@ -51,22 +54,33 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, patched: None) -> Path:
-    """A project whose tables of all spaces are written."""
-    root = tmp_path_factory.mktemp("kill") / "sources"
-    context = killer.context(root)
-    windows = loop_world.windows(context)
-    write_sources(context, windows.parts, windows.vm)
-    return root
+def before(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession, patched: None) -> dict[str, Path]:
+    """Stage -> a project as it was before it; ``after``: after all of them. The FM is trained before its own stage."""
+    folder = tmp_path_factory.mktemp("kill")
+    root = folder / "ingested"
+    root.mkdir()
+    found = {"ingested": root}
+    for stage, following in pairwise([*killer.STAGES, "after"]):
+        root = _copy(root, folder / following)
+        killer.STAGES[stage](killer.context(root))
+        if following == "space":
+            shutil.copytree(root, folder / "sources")
+            killer.learn_fm(killer.context(root))
+        found[following] = root
+    return found
 
 
 @pytest.fixture(scope="module")
-def tables(sources: Path) -> Path:
+def sources(before: dict[str, Path]) -> Path:
+    """A project whose tables of all spaces are written, before its FM is trained."""
+    return before["space"].with_name("sources")
+
+
+@pytest.fixture(scope="module")
+def tables(before: dict[str, Path]) -> Path:
     """A project with every table and a first champion."""
-    context = killer.context(_copy(sources, sources.with_name("tables")))
-    killer.write_tables(context)
-    killer.crown(context)
-    return Path(context.root)
+    killer.crown(killer.context(before["after"]))
+    return before["after"]
 
 
 @pytest.fixture(scope="module")
@@ -135,19 +149,22 @@ def figures(context: RunContext) -> set[tuple[Any, ...]]:
 def test_killed_between_data_commit_and_ledger(loop: Loop, tmp_path: Path, patched: None) -> None:
     killed(tmp_path, "tables", "examples", "committed")
     context = killer.context(tmp_path)
-    windows = loop_world.windows(context)
-    write_sources(context, windows.parts, windows.vm)
+    killer.write_raw(context)
     assert_same_rows(context, loop.again(), ["quarantine", "labels", "examples", "fm_inputs", "partials"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-@pytest.mark.parametrize("table", TABLES)
-def test_killed_at_every_boundary(tables: Path, tmp_path: Path, table: str, boundary: str) -> None:
-    killed(tmp_path, "tables", table, boundary)
-    context = killer.context(tmp_path)
-    killer.write_tables(context)
-    assert_same_rows(context, killer.context(tables), TABLES)
+@pytest.mark.parametrize(("stage", "table"), [(stage, table) for stage, of in STAGES.items() for table in of])
+def test_killed_at_every_boundary(
+    before: dict[str, Path], tmp_path: Path, stage: str, table: str, boundary: str
+) -> None:
+    root = _copy(before[stage], tmp_path / "killed")
+    killed(root, stage, table, boundary)
+    context = killer.context(root)
+    killer.STAGES[stage](context)
+    stages = list(before)
+    assert_same_rows(context, killer.context(before[stages[stages.index(stage) + 1]]), STAGES[stage])
 
 
 @pytest.mark.slow
