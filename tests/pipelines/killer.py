@@ -1,7 +1,7 @@
 """Runs the loop's steps and kills its own process: ROOT WHERE WHAT BOUNDARY.
 
-WHERE one of ``STAGES`` or ``tables``, all of them; WHAT a table: the first commit to it. Boundaries: ``before`` the data commit, ``committed`` (data
-committed, ledger not yet told), ``recorded`` (both done).
+WHERE one of ``STAGES`` or ``tables``, all of them; WHAT a table: the first commit to it. Boundaries: ``before`` the
+data commit, ``committed`` (data committed, ledger not yet told), ``recorded`` (both done).
 WHERE another step, WHAT one of ``EVENTS``: the first one within that step. Boundaries: ``before`` and ``after``.
 """
 
