@@ -15,6 +15,9 @@ from feature_store.session import spark_session
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+LOOP = "loop"
+"""The fixture of ``tests/pipelines`` that runs the whole loop."""
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "source": {"read": {"format": "parquet", "paths": ["unused"]}},
@@ -35,6 +38,20 @@ TINY: dict[str, Any] = {
         "shop": {"label": "like", "where": "price > 1", "features": ["item", "category", "price"]},
     },
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what is dear to make stay in one process, and the largest group starts first."""
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] != LOOP)
+
+
+def _group(item: pytest.Item) -> str:
+    if LOOP in getattr(item, "fixturenames", ()):
+        return LOOP
+    return "dags" if "dags" in item.path.parts else item.path.stem
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from benchmarks.killing import SETTINGS_OF_RUNS
 from feature_store.sources.paths import DATA_ROOT_SETTING
 from pipelines.context import RunContext
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK
@@ -101,7 +102,8 @@ def killed(root: Path, step: str, what: str, boundary: str) -> None:
     # A file, not a pipe: the killed driver's JVM holds its end open until it notices.
     log = root.with_suffix(".log")
     with log.open("w") as output:
-        done = subprocess.run(command, cwd=REPOSITORY, env=os.environ, stdout=output, stderr=output, timeout=600)
+        environment = {**os.environ, **SETTINGS_OF_RUNS}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, timeout=600)
     assert done.returncode == -signal.SIGKILL, log.read_text()[-2000:]
 
 
