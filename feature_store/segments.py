@@ -105,7 +105,8 @@ def _past_tokens(dataset: DatasetConfig, examples: DataFrame, past_events: DataF
     for head, vertical in enumerate(dataset.verticals.values()):
         label = F.col(f"label_{vertical.label}")
         columns[f"label_{head}"] = label
-        columns[f"available_{head}"] = F.when(label.isNotNull(), F.col("event_ts"))
+        known_at = F.col("event_ts") + dataset.labels[vertical.label].delay
+        columns[f"available_{head}"] = F.when(label.isNotNull(), known_at)
     kept = past_events.join(examples.select(same).distinct(), same, "left_anti").withColumns(columns)
     return kept.drop(*(f"label_{name}" for name in dataset.labels))
 

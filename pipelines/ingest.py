@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 from feature_store.errors import BadDataError, ContractError
 from feature_store.ingest import ingest_frames
 from pipelines.context import RunContext
 from pipelines.failures import explained
-from pipelines.step import TableStep, attempted, begin, commit, write_table
+from pipelines.step import TableStep, attempted, begin, commit
 
 
 def _definition(context: RunContext) -> Sequence[Any]:
@@ -22,43 +23,86 @@ def _definition(context: RunContext) -> Sequence[Any]:
 
 EXAMPLES = TableStep("ingest", 3, "examples", _definition)
 LABELS = TableStep("ingest", 3, "labels", _definition)
-PAST_EVENTS = TableStep("ingest", 1, "past_events", _definition)
+PAST_EVENTS = TableStep("ingest", 2, "past_events", _definition)
 QUARANTINE = TableStep("ingest", 3, "quarantine", _definition)
 
 
 def ingest(context: RunContext, parts: list[str]) -> None:
     """Write examples, labels, past events and quarantine of contiguous ``parts``, one commit a table.
 
+    Past events of the retention before ``parts`` are written too where they are missing: histories need them.
+
     Raises:
         BadDataError: a column changed its type, or more rows were rejected than ``checks.max_reject_share``.
     """
-    steps = (QUARANTINE, LABELS, EXAMPLES)
-    quarantine, labels, examples = attempts = [begin(context, step, {}, parts, {}) for step in steps]
-    with attempted(context, *attempts):
+    steps = [QUARANTINE, LABELS, *([PAST_EVENTS] if _has_past(context) else []), EXAMPLES]
+    attempts = {step.table: begin(context, step, {}, parts, {}) for step in steps}
+    with attempted(context, *attempts.values()):
         frames = ingest_frames(context.spark, context.dataset, parts)
         try:
-            commit(context, quarantine, lambda: frames.quarantine)
-            commit(context, labels, lambda: frames.labels)
-            commit(context, examples, lambda: frames.examples, frames.rejected)
+            commit(context, attempts["quarantine"], lambda: frames.quarantine)
+            commit(context, attempts["labels"], lambda: frames.labels)
+            if frames.past_events is not None:
+                past_events = frames.past_events
+                commit(context, attempts["past_events"], lambda: past_events)
+            commit(context, attempts["examples"], lambda: frames.examples, frames.rejected)
         finally:
             frames.release()
-    if context.dataset.source.past_events is not None:
-        _ingest_past_events(context, parts)
+    if earlier := _missing(context, past_parts(context, parts)):
+        write_past_events(context, earlier)
 
 
-def _ingest_past_events(context: RunContext, parts: list[str]) -> None:
-    """The second source, from one retention before the range: histories of its first partitions need it."""
+def past_parts(context: RunContext, parts: list[str]) -> list[str]:
+    """Contiguous ``parts`` and those before that their histories read past events of; without a second source none.
+
+    What upkeep has removed is not brought back.
+    """
+    if not _has_past(context):
+        return []
     clock = context.dataset.clock
     earliest = clock.part_of(clock.start(parts[0]) - context.dataset.histories.retention)
-    wanted = clock.between(earliest, parts[-1])
-    done = context.store.ledger.coverage("past_events", {})
-    missing = [part for part in wanted if part not in done or done[part].state != "done"]
-    span = clock.between(min([*missing, *parts]), parts[-1])
+    known = context.store.ledger.coverage(PAST_EVENTS.table, {})
+    gone = [part for part, entry in known.items() if entry.state == "expired" and part < parts[0]]
+    return clock.between(max([earliest, *(clock.next(part) for part in gone)]), parts[-1])
 
-    def build() -> Any:
-        return ingest_frames(context.spark, context.dataset, span).past_events
 
-    write_table(context, PAST_EVENTS, {}, span, {}, build)
+def write_past_events(context: RunContext, parts: list[str]) -> None:
+    """Past events of contiguous ``parts``, and what is wrong with them where no ingest of examples has set it aside."""
+    ingested = context.store.ledger.coverage(EXAMPLES.table, {})
+    for held, run in groupby(parts, lambda part: part in ingested):
+        _write_past_events(context, list(run), quarantine=not held)
+
+
+def _write_past_events(context: RunContext, parts: list[str], *, quarantine: bool) -> None:
+    steps = [*([QUARANTINE] if quarantine else []), PAST_EVENTS]
+    attempts = {step.table: begin(context, step, {}, parts, {}) for step in steps}
+    with attempted(context, *attempts.values()):
+        frames = ingest_frames(context.spark, context.dataset, parts, examples=False)
+        try:
+            past_events = frames.past_events
+            if past_events is None:
+                raise AssertionError("a data set without past events has none to write")
+            if quarantine:
+                commit(context, attempts["quarantine"], lambda: frames.quarantine)
+            commit(context, attempts["past_events"], lambda: past_events)
+        finally:
+            frames.release()
+
+
+def _has_past(context: RunContext) -> bool:
+    return context.dataset.source.past_events is not None
+
+
+def _missing(context: RunContext, parts: list[str]) -> list[str]:
+    """The contiguous range of ``parts`` that holds all whose past events were not written as they are declared."""
+    done, info = context.store.ledger.coverage(PAST_EVENTS.table, {}), PAST_EVENTS.info(context)
+    as_declared = {
+        part
+        for part, entry in done.items()
+        if entry.done and (entry.definition, entry.step_version) == (info.definition, info.version)
+    }
+    places = [place for place, part in enumerate(parts) if part not in as_declared]
+    return parts[places[0] : places[-1] + 1] if places else []
 
 
 @contextmanager

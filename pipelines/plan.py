@@ -21,8 +21,8 @@ from pipelines.features import FEATURES, HISTORIES
 from pipelines.fm_declaration import inputs_context, older_inputs
 from pipelines.fm_inputs import FM_INPUTS
 from pipelines.infer import FM_OUTPUTS
-from pipelines.ingest import EXAMPLES, LABELS
-from pipelines.segments import SEGMENTS
+from pipelines.ingest import EXAMPLES, LABELS, PAST_EVENTS
+from pipelines.segments import RAW_SEGMENTS, SEGMENTS
 from pipelines.step import Scope, TableStep
 
 DONE = "done"
@@ -110,11 +110,13 @@ _SOURCES = (Upstream("examples", {}, _same), Upstream("labels", {}, _same))
 
 def source_targets(context: RunContext) -> list[Target]:
     """Tables that do not depend on a space."""
+    past = _past_events(context)
     return [
         _target(context, EXAMPLES, {}),
         _target(context, LABELS, {}),
+        *([_target(context, PAST_EVENTS, {})] if past else []),
         *inputs_targets(context),
-        _target(context, SEGMENTS, {"space_id": RAW_SPACE}, *_SOURCES),
+        _target(context, RAW_SEGMENTS, {"space_id": RAW_SPACE}, *_SOURCES, *past),
         _histories(context, RAW_SPACE),
     ]
 
@@ -122,8 +124,9 @@ def source_targets(context: RunContext) -> list[Target]:
 def inputs_targets(context: RunContext) -> list[Target]:
     """fm_inputs and the partial sums that they need, as ``context`` declares them."""
     scope = {"inputs_id": context.inputs_id}
-    summed = [_target(context, PARTIALS, scope, *_SOURCES)] if context.dataset.has_partials else []
-    return [_target(context, FM_INPUTS, scope, *_SOURCES, *_looked_back_to(context)), *summed]
+    listed = _past_events(context) if any(one.lists for one in fm_plan(context.dataset).passes) else []
+    summed = [_target(context, PARTIALS, scope, *_SOURCES, *listed)] if context.dataset.has_partials else []
+    return [_target(context, FM_INPUTS, scope, *_SOURCES, *listed, *_looked_back_to(context)), *summed]
 
 
 def older_inputs_targets(context: RunContext, spaces: Sequence[SpaceRecord]) -> list[tuple[SpaceRecord, Target]]:
@@ -150,6 +153,11 @@ def space_targets(context: RunContext, space: SpaceRecord) -> list[Target]:
         _histories(context, space.space_id),
         _target(context, FEATURES, scope, Upstream("examples", {}, _same), labels, outputs, *_counted(context)),
     ]
+
+
+def _past_events(context: RunContext) -> list[Upstream]:
+    """A partition's own events of the second source, where there is one."""
+    return [Upstream("past_events", {}, _same)] if context.dataset.source.past_events is not None else []
 
 
 def _looked_back_to(context: RunContext) -> list[Upstream]:
@@ -196,7 +204,7 @@ def part_states(
             states[part] = PartState("stale", "settings changed since it was written", entry.rows)
         else:
             states[part] = PartState(*_upstream_state(part, entry, upstream), entry.rows)
-            if lacking and part in lacking and not target.upstream:
+            if lacking and part in lacking and target.step in (EXAMPLES, LABELS):
                 states[part] = PartState("stale", f"{lacking[part]} rows of the source came later", entry.rows)
     return states
 

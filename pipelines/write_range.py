@@ -12,7 +12,7 @@ from pipelines.features import HISTORIES, write_features, write_histories
 from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
 from pipelines.fm_inputs import write_fm_inputs, write_partials
 from pipelines.infer import infer
-from pipelines.ingest import ingest
+from pipelines.ingest import ingest, past_parts, write_past_events
 from pipelines.plan import Planned, Target, inputs_targets, source_targets, space_targets, states_after
 from pipelines.reopen import lacking_of_files, reopened_by_range, runs_of
 from pipelines.segments import segments
@@ -108,11 +108,14 @@ def source_calls(context: RunContext, parts: list[str], vm_parts: list[str]) -> 
     late = [
         [Call(both, run, lambda p: _ingest_again(context, p), lacking)] for run in runs_of(context, sorted(lacking))
     ]
+    earlier = past_parts(context, parts)
+    past = [[Call((of["past_events"],), earlier, lambda p: write_past_events(context, p))]] if earlier else []
     return [
         *late,
         [Call(both, parts, lambda p: ingest(context, p))],
+        *past,
         _input_calls(context, parts),
-        [Call((of["segments"],), parts, lambda p: segments(context, None, p))],
+        [Call((of["segments"],), earlier or parts, lambda p: segments(context, None, p))],
         [Call((of["histories"],), vm_parts, lambda p: write_histories(context, None, p))],
     ]
 

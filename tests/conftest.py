@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share what is dear to make stay in one process, and the largest group starts first."""
     groups = {item: _group(item) for item in items}

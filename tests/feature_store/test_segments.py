@@ -123,7 +123,7 @@ def test_a_hot_key_is_cut_within_each_split_before_the_exchange(spark):
 
 
 def test_a_past_event_that_is_also_an_example_counts_once(spark):
-    dataset = dataset_of(length=5)
+    dataset = dataset_of(length=5, labels={"click": {"value": "c", "delay": "7s"}, "buy": {"value": "b"}})
     examples = [row_of(1, START + 5, labels={0: (0, START + 9)}, arrived_at=START + HOUR)]
     past = [row_of(2, START + 5, past_label=1), row_of(3, START + 6, past_label=1), row_of(4, START + 7)]
     frame = segments_frame(
@@ -139,7 +139,7 @@ def test_a_past_event_that_is_also_an_example_counts_once(spark):
     assert users[START + 2 * HOUR]["example_id"] == [1]
     assert users[START + HOUR]["example_id"] == [4, 3]
     assert users[START + HOUR]["labels"] == [None, None, 1, None]
-    assert users[START + HOUR]["label_available_at"] == [None, None, START + 6, None]
+    assert users[START + HOUR]["label_available_at"] == [None, None, START + 6 + 7_000, None]
     assert users[START + HOUR]["entities"] == [1, 100, 1, 100]
 
 

@@ -1,0 +1,67 @@
+"""Past events of a second source: in the raw histories of the first examples, and not lost with a lost write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_store.config import RAW_SPACE
+from feature_store.sources.paths import DATA_ROOT_SETTING
+from pipelines import ingest as ingest_step
+from pipelines.context import RunContext
+from pipelines.plan import part_states, source_targets
+from pipelines.write_range import source_calls, write_sources
+from tests.pipelines import killer, loop_world
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DAY = loop_world.FIRST
+RAW = {"space_id": RAW_SPACE}
+
+
+@pytest.fixture
+def context(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> RunContext:
+    """A project with past events in the two days before its first, one of them without a user."""
+    monkeypatch.setenv(DATA_ROOT_SETTING, str(tmp_path))
+    killer.write_past(tmp_path)
+    path = tmp_path / killer.PAST_FILE
+    rows = pq.read_table(path)
+    users = rows["user"].to_pylist()
+    pq.write_table(rows.set_column(0, "user", pa.array([None, *users[1:]], pa.int64())), path)
+    world = loop_world.WORLD | {"rows_per_day": 300}
+    return loop_world.context(tmp_path / "home", source={"world": world, "past_events": killer.PAST})
+
+
+def test_the_first_examples_read_past_events_from_before_them(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = context.dataset.clock.start(DAY)
+
+    def lost(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_step, "write_past_events", lost)
+        with pytest.raises(KeyboardInterrupt):
+            write_sources(context, [DAY], [DAY])
+    calls = [call for group in source_calls(context, [DAY], [DAY]) for call in group]
+    assert [call.needed(context)[-1:] for call in calls[:2]] == [[], ["2025-12-31"]]
+
+    write_sources(context, [DAY], [DAY])
+    store = context.store
+    tokens = store.arrow("histories", context.pin("histories", RAW, [DAY]), RAW, [DAY])
+    users = tokens.filter(np.asarray(tokens["key"].to_pylist()) == "user")
+    assert max(max(times) for times in users["event_ts"].to_pylist()) < start
+    assert 50 < len(set(users["key_id"].to_pylist())) < 100
+    early = ["2025-12-30", "2025-12-31"]
+    aside = store.arrow("quarantine", context.pin("quarantine", {}, early), {}, early)
+    assert aside["reason"].to_pylist() == ["past event: null user"]
+    past, *_ = [target for target in source_targets(context) if target.step.table == "past_events"]
+    assert {state.state for state in part_states(context, past, early).values()} == {"done"}
+    assert not any(call.needed(context) for group in source_calls(context, [DAY], [DAY]) for call in group)
