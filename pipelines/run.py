@@ -35,7 +35,7 @@ def run_loop(
     """Source rows to evaluated arms: every seed trains its own FM and VMs; seed 0's recipe goes through the gate.
 
     Each step writes only the range that is missing or stale, so that a run that was cut off goes on where it stopped.
-    Without ``register`` nothing is registered and no gate asked.
+    Without ``register`` no VM is registered and no gate asked.
 
     Raises:
         StepError: before anything is trained, where no partition of the test window is mature for a vertical.
@@ -45,7 +45,7 @@ def run_loop(
         require_mature(context, vertical, windows.test)
     spaces, trained = [], []
     for seed in range(seeds):
-        space = train_fm(context, windows.fm_train, windows.fm_validation, seed)
+        space = train_fm(context, windows.fm_train, windows.fm_validation, seed, register=seed == 0)
         spaces.append(space)
         write_space(context, space, windows.outputs, windows.vm)
         for vertical in context.dataset.heads:

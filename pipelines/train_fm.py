@@ -64,7 +64,13 @@ def fm_training(context: RunContext, train_parts: list[str], validation_parts: l
 
 
 def train_fm(
-    context: RunContext, train_parts: list[str], validation_parts: list[str], seed: int = 0, processes: int = 1
+    context: RunContext,
+    train_parts: list[str],
+    validation_parts: list[str],
+    seed: int = 0,
+    processes: int = 1,
+    *,
+    register: bool = True,
 ) -> SpaceRecord:
     """Train an FM on ``train_parts``, stop early on ``validation_parts``, and open the space of its vectors.
 
@@ -76,6 +82,7 @@ def train_fm(
         validation_parts: later partitions for early stopping.
         seed: of weights and order.
         processes: training processes on this machine; more than one starts torchrun.
+        register: make it a version of the project's FM, alias champion.
 
     Raises:
         MissingInputError: fm_inputs or labels of a partition are missing.
@@ -101,6 +108,10 @@ def train_fm(
             result = _fit(context, config, rows, folder, processes, chain)
         space = _open_space(context, result, run_id)
         _record(context, run_id, result, space, folder)
+        if register:
+            model = context.registry.register(context.fm_name, run_id, FM_ARTIFACTS, {"loopfm.space": space.space_id})
+            context.registry.set_alias(context.fm_name, CHAMPION, model.version)
+        context.spaces.add(space)
         shutil.rmtree(folder)
     return space
 
@@ -162,6 +173,3 @@ def _record(context: RunContext, run_id: str, result: FmTrainResult, space: Spac
     registry.log_curve(run_id, "epoch_validation_ne", curve)
     log_plots(context, [run_id], learning_curve(curve))
     registry.client.set_tag(run_id, "loopfm.space", space.space_id)
-    model = registry.register(context.fm_name, run_id, FM_ARTIFACTS, {"loopfm.space": space.space_id})
-    registry.set_alias(context.fm_name, CHAMPION, model.version)
-    context.spaces.add(space)

@@ -161,3 +161,11 @@ def test_an_fm_tried_again_leaves_one_run_one_version_and_one_space(
     assert space.run_id == failed
     assert len(copied.registry.versions(copied.fm_name)) == len(before) + 1
     assert len(copied.spaces.all()) == spaces + 1
+
+
+def test_an_fm_of_a_further_seed_leaves_the_registry_alone(copied: RunContext, loop: Loop) -> None:
+    windows, registry = loop.result.windows, copied.registry
+    before = registry.versions(copied.fm_name), registry.by_alias(copied.fm_name, CHAMPION)
+    space = train_fm(copied, windows.fm_train, windows.fm_validation, seed=4, register=False)
+    assert space in copied.spaces.active()
+    assert (registry.versions(copied.fm_name), registry.by_alias(copied.fm_name, CHAMPION)) == before
