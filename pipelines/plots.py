@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipelines.measure import BATCH_FM_ARM, FM_ARM, Figure
+from pipelines.measure import BATCH_FM_ARM, FM_ARM, WORLD_P, WORLD_STATE, WORLD_VM, Figure
 from pipelines.report_data import BIN_SLICE, COVERAGE, PART_SLICE, VerticalReport
 from pipelines.report_rows import arm_label, history_label
 
@@ -26,8 +26,12 @@ COLOURS = {
     "loopfm_kd": "#0a7fd0",
     FM_ARM: "#d55e00",
     BATCH_FM_ARM: "#e0a080",
+    WORLD_VM: "#b0b0b0",
+    WORLD_STATE: "#7a6fd0",
+    WORLD_P: "#505050",
 }
 LINES = ("base", "raw", "control", "loopfm", "loopfm_kd", FM_ARM)
+BOUNDS = (WORLD_VM, WORLD_STATE, WORLD_P)
 WITH_HISTORY = ("loopfm", "loopfm_kd", "control", "raw")
 SETTINGS = {
     "svg.fonttype": "none",
@@ -107,8 +111,9 @@ def calibration_curve(vertical: VerticalReport) -> str | None:
 
 
 def ne_by_part(vertical: VerticalReport) -> str | None:
-    """NE of the main arms in every partition of the test window. None with fewer than two partitions."""
-    lines = [_Line(arm_label(arm), (arm,), "ne", COLOURS[arm]) for arm in LINES if arm in vertical.arms]
+    """NE of the main arms and a generated world's bounds in every test partition. None with fewer than two."""
+    shown = [arm for arm in (*LINES, *BOUNDS) if arm in vertical.arms]
+    lines = [_Line(arm_label(arm), (arm,), "ne", COLOURS[arm]) for arm in shown]
     return _by_part(vertical, "NE", "ne-part", lines)
 
 

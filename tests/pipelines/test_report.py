@@ -13,8 +13,9 @@ from rich.console import Console
 
 from feature_store.schemas import EVALUATIONS
 from pipelines.measure import Figure
+from pipelines.plots import ne_by_part
 from pipelines.report import render_report, write_report
-from pipelines.report_data import ReportData, VerticalReport, calibration_figures, figures_by_vertical
+from pipelines.report_data import PART_SLICE, ReportData, VerticalReport, calibration_figures, figures_by_vertical
 from pipelines.report_rows import arms_table, seeds_table, slices_table, value_lines
 from pipelines.summary import summary
 from tests.pipelines.report_world import PARTS, figures, report, scores
@@ -163,6 +164,14 @@ def test_plots_need_something_to_draw(one_seed: ReportData, page: str) -> None:
     one_part = [f for f in one_seed.verticals[0].figures if f.slice in ("all", f"part: {PARTS[0]}")]
     bare = render_report(replace(one_seed, verticals=[VerticalReport("click", one_part)]))
     assert bare.count("<figcaption>") == 1
+
+
+def test_a_worlds_bounds_are_drawn_by_partition() -> None:
+    bounds = ("world_vm", "world_state", "world_p")
+    found = [f for f in figures() if f.arm == "base" and f.slice.startswith(PART_SLICE)]
+    drawn = ne_by_part(VerticalReport("click", found + [replace(f, arm=arm) for f in found for arm in bounds]))
+    assert drawn is not None
+    assert all(f"bound: {name}" in drawn for name in ("VM features", "visible state", "true p"))
 
 
 def test_partitions_and_bins_are_no_rows_of_the_slice_table(one_seed: ReportData) -> None:
