@@ -21,10 +21,10 @@ def _definition(context: RunContext) -> Sequence[Any]:
     return (dataset.source, *columns, dataset.sampling_rate, dataset.labels, dataset.features, verticals, dataset.grain)
 
 
-EXAMPLES = TableStep("ingest", 3, "examples", _definition)
-LABELS = TableStep("ingest", 3, "labels", _definition)
-PAST_EVENTS = TableStep("ingest", 2, "past_events", _definition)
-QUARANTINE = TableStep("ingest", 3, "quarantine", _definition)
+EXAMPLES = TableStep("ingest", 4, "examples", _definition)
+LABELS = TableStep("ingest", 4, "labels", _definition)
+PAST_EVENTS = TableStep("ingest", 3, "past_events", _definition)
+QUARANTINE = TableStep("ingest", 4, "quarantine", _definition)
 
 
 def ingest(context: RunContext, parts: list[str]) -> None:

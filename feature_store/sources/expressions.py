@@ -13,6 +13,9 @@ from pyspark.sql import types as T
 from feature_store.clocks import DAY_MS, HOUR_MS, PartitionClock
 from feature_store.errors import ContractError
 
+INSTANTS_START, INSTANTS_END = 0, 253_402_300_800_000
+"""Instants of a source lie from 1970-01-01 until the end of the year 9999: others are faults, such as a wrong unit."""
+
 _LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
 
 
@@ -80,7 +83,7 @@ def id_list_column(value: Column, kind: T.DataType, field: str) -> Column:
 
 
 def instant_column(value: Column, kind: T.DataType, unit: str, field: str) -> Column:
-    """Epoch milliseconds of an instant; null where it cannot be read.
+    """Epoch milliseconds of an instant; null where it cannot be read or lies outside [INSTANTS_START, INSTANTS_END).
 
     Raises:
         ContractError: the type of the value does not fit the unit.
@@ -88,11 +91,18 @@ def instant_column(value: Column, kind: T.DataType, unit: str, field: str) -> Co
     allowed = _units(kind)
     if unit not in allowed:
         raise ContractError(f"{field}: unit {unit} does not fit type {kind.simpleString()}; allowed: {allowed}")
-    if unit == "ms":
-        return value.cast("long")
-    if unit == "s":
-        return F.round(value.cast("double") * 1000).cast("long")
-    return F.unix_millis(value.cast("timestamp"))
+    if unit in ("s", "ms"):
+        # Judged as a double: a cast to long makes 0 of NaN and a date of an infinity, which would pass for instants.
+        number = value.cast("double")
+        rounded = F.round(number * 1000) if unit == "s" else number
+        return F.when(_is_instant(rounded), (rounded if unit == "s" else value).cast("long"))
+    millis = F.unix_millis(value.cast("timestamp"))
+    return F.when(_is_instant(millis), millis)
+
+
+def _is_instant(millis: Column) -> Column:
+    """Null for null; NaN, which Spark holds for the largest number, is none."""
+    return (millis >= INSTANTS_START) & (millis < INSTANTS_END)
 
 
 def _units(kind: T.DataType) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_store.config import InstantColumn
-from feature_store.sources.expressions import instant_column, resolve
+from feature_store.sources.expressions import INSTANTS_END, INSTANTS_START, instant_column, resolve
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,18 @@ def restrict(frame: DataFrame, instant: InstantColumn, span: Span | None, field:
     kind = resolve(frame, {field: instant.value})[field]
     parsed = instant_column(F.expr(instant.value), kind, instant.unit, field)
     if instant.value in frame.columns:
-        bounds = _raw_bounds(span, kind, instant.unit)
-        if bounds is not None:
-            raw = F.col(instant.value)
-            frame = frame.where(raw.isNull() | ((raw >= bounds[0]) & (raw < bounds[1])))
+        within = _raw_filter(F.col(instant.value), span, kind, instant.unit)
+        frame = frame if within is None else frame.where(within)
     return frame.where(parsed.isNull() | span.holds(parsed))
 
 
-def _raw_bounds(span: Span, kind: T.DataType, unit: str) -> tuple[Column, Column] | None:
-    edges = (span.start, span.end)
+def _raw_filter(raw: Column, span: Span, kind: T.DataType, unit: str) -> Column | None:
+    """The rows of ``restrict`` by the column's own values; None where its type does not order as its instants do."""
+    edges = (span.start, span.end, INSTANTS_START, INSTANTS_END)
     if isinstance(kind, T.IntegralType):
-        scale = 1000 if unit == "s" else 1
-        low, high = (F.lit(-(-edge // scale)).cast(kind) for edge in edges)
-        return low, high
-    if isinstance(kind, T.TimestampType | T.TimestampNTZType):
-        texts = (datetime.fromtimestamp(edge / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S.%f") for edge in edges)
-        prefix = "TIMESTAMP_NTZ" if isinstance(kind, T.TimestampNTZType) else "TIMESTAMP"
-        low, high = (F.expr(f"{prefix}'{text}'") for text in texts)
-        return low, high
-    return None
+        start, end, first, last = (F.lit(-(-edge // (1000 if unit == "s" else 1))).cast("long") for edge in edges)
+    elif isinstance(kind, T.TimestampType | T.TimestampNTZType):
+        start, end, first, last = (F.timestamp_millis(F.lit(edge)).cast(kind) for edge in edges)
+    else:
+        return None
+    return raw.isNull() | (raw < first) | (raw >= last) | ((raw >= start) & (raw < end))

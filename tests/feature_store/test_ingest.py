@@ -38,7 +38,9 @@ FAULTS = {
     "null user": {"user": None},
     "null item": {"item": None},
     "null event_ts": {"time": None},
+    "unparsable event_ts": {"time": -1},
     "null arrived_at": {"arrived": None},
+    "unparsable arrived_at": {"arrived": 2**60},
     "non-finite price": {"price": math.inf},
     "non-finite weight": {"share": math.nan},
     "null weight": {"share": None},
@@ -60,6 +62,35 @@ def test_every_fault_goes_to_quarantine_by_name_with_its_row_and_file(spark, tmp
     assert {file for _, _, file, _ in quarantine} == {str(path)}
     rows = {reason: json.loads(text) for _, reason, _, text in quarantine}
     assert rows["null user"] == row(100, user=None)
+
+
+def as_seconds(number: int, **changes: float) -> dict[str, object]:
+    """A good row with times in seconds as floats, and the instant from which its label is known."""
+    good = row(number)
+    return (
+        good | {"time": good["time"] / 1000, "arrived": good["arrived"] / 1000, "known": good["time"] / 1000} | changes
+    )
+
+
+def test_a_time_that_is_no_instant_is_set_aside_wherever_it_stands(spark, tmp_path):
+    floats = [*SCHEMA, pa.field("known", pa.float64())]
+    schema = pa.schema([pa.field(f.name, pa.float64()) if f.name in ("time", "arrived") else f for f in floats])
+    wrong = [
+        (name, value) for name in ("time", "arrived", "known") for value in (math.nan, math.inf, -math.inf, -1, 1e12)
+    ]
+    rows = [as_seconds(1), *(as_seconds(2 + n, **{name: value}) for n, (name, value) in enumerate(wrong))]
+    dataset = shop(
+        write(tmp_path / "d.parquet", rows, schema),
+        event_ts={"value": "time", "unit": "s"},
+        arrived_at={"value": "arrived", "unit": "s"},
+        labels={"click": {"value": "click", "available_at": {"value": "known", "unit": "s"}}},
+    )
+    examples, labels, quarantine, *_ = collected(spark, dataset, PARTS[:1])
+    expected = dict.fromkeys(("unparsable event_ts", "unparsable arrived_at", "no instant for label click"), 5)
+    assert (len(examples), {part for part, *_ in quarantine}, reasons(quarantine)) == (1, set(PARTS[:1]), expected)
+    assert {known for *_, known in labels} == {row(1)["time"]}
+    found = profile(spark, dataset)
+    assert (found.accepted, found.reasons, found.parts) == (1, expected, (PARTS[0], PARTS[0]))
 
 
 def test_frames_have_the_schemas_of_the_tables(spark, tmp_path):

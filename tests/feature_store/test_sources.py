@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS, PartitionClock
-from feature_store.config import ExplodeConfig, JoinConfig, ReadConfig
+from feature_store.config import ExplodeConfig, InstantColumn, JoinConfig, ReadConfig
 from feature_store.errors import BadDataError, ContractError
 from feature_store.ingest import ingest_frames, past_parts
 from feature_store.sources.explode import explode_column, explode_together
@@ -24,6 +24,7 @@ from feature_store.sources.expressions import id_column, instant_column, lenient
 from feature_store.sources.joins import join_side_tables
 from feature_store.sources.paths import expand, find_files
 from feature_store.sources.reader import read_source
+from feature_store.sources.span import Span, restrict
 from tests.feature_store.shop_source import PARTS, START, row, shop, write
 
 
@@ -163,6 +164,9 @@ def test_ids_keep_integers_and_hash_the_rest(spark):
     assert tuple(ids[1]) == (None,) * 6
 
 
+NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
+
+
 def test_instants_of_every_unit_are_milliseconds_and_unreadable_ones_null(spark):
     cases = [
         ("1767225600", "string", "s", START),
@@ -176,12 +180,49 @@ def test_instants_of_every_unit_are_milliseconds_and_unreadable_ones_null(spark)
         ("'2026-01-01 00:00:00'", "timestamp_ntz", "timestamp", START),
         ("'2026-01-01 00:00:00Z'", "timestamp", "timestamp", START),
         ("'2026-01-01'", "date", "timestamp", START),
+        ("0", "bigint", "s", 0),
+        ("253402300799999", "bigint", "ms", 253_402_300_799_999),
+        *(
+            (f"'{text}'", kind, unit, None)
+            for text in NO_NUMBERS
+            for kind in ("double", "float")
+            for unit in ("s", "ms")
+        ),
+        *((f"'{text}'", "string", unit, None) for text in NO_NUMBERS for unit in ("s", "ms")),
+        *((number, kind, "ms", None) for number in ("-1", "253402300800000", "1e18") for kind in ("bigint", "double")),
+        *((number, "decimal(38, 0)", "s", None) for number in ("-1", "253402300800", "1e30")),
+        ("1767225600000", "bigint", "s", None),
+        ("-1", "int", "s", None),
+        *((f"'{text}'", "string", "iso", None) for text in ("1969-12-31", "+10000-01-01")),
+        ("'1969-12-31 23:59:59.999'", "timestamp_ntz", "timestamp", None),
     ]
     with lenient(spark):
-        for sql, kind, unit, expected in cases:
-            frame = spark.sql(f"select cast({sql} as {kind}) t")
-            got = frame.select(instant_column(F.col("t"), frame.schema["t"].dataType, unit, "t")).collect()[0][0]
-            assert got == expected, (sql, kind, unit)
+        raw = spark.sql(
+            "select " + ", ".join(f"cast({sql} as {kind}) c{i}" for i, (sql, kind, _, _) in enumerate(cases))
+        )
+        kinds = [field.dataType for field in raw.schema]
+        columns = [instant_column(F.col(f"c{i}"), kinds[i], unit, "t") for i, (_, _, unit, _) in enumerate(cases)]
+        read = raw.select(*columns).collect()[0]
+    assert [(*case[:3], got) for case, got in zip(cases, read, strict=True)] == cases
+
+
+def test_a_span_keeps_what_is_no_instant_though_its_bounds_stand_on_the_column_itself(spark):
+    end_of_time, day = 253_402_300_800, Span(START, START + DAY_MS)
+    cases = [
+        ("bigint", "ms", [-1, 1000 * end_of_time], START),
+        ("bigint", "s", [-1, end_of_time], START // 1000),
+        ("int", "s", [-1, -(2**31)], START // 1000),
+        ("timestamp", "timestamp", [-1, end_of_time], START // 1000),
+        ("timestamp_ntz", "timestamp", [-1, end_of_time], START // 1000),
+    ]
+    with lenient(spark):
+        for kind, unit, wrong, good in cases:
+            cast = f"cast(timestamp_seconds(n) as {kind})" if unit == "timestamp" else f"cast(n as {kind})"
+            frame = spark.createDataFrame([(n,) for n in (*wrong, good, 2 * good // 3)], "n long").selectExpr(
+                "n", f"{cast} t"
+            )
+            kept = restrict(frame, InstantColumn(value="t", unit=unit), day, "event_ts.value")
+            assert [r.n for r in kept.select("n").collect()] == [*wrong, good], (kind, unit)
 
 
 def test_a_unit_that_does_not_fit_the_type_is_an_error():
