@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from feature_store.config import DatasetConfig
 from feature_store.ingest import skipping_broken_files
 from feature_store.ingest_rejects import NOT_BAD, UNREADABLE_FILE
-from feature_store.repeats import CORRECTED, DUPLICATE, content_of, repeated_ids, set_repeats_aside
+from feature_store.repeats import DUPLICATE, content_of, repeated_ids, set_repeats_aside
 from feature_store.schemas import examples_schema
 from feature_store.sources.expressions import lenient, resolve
 from feature_store.sources.mapping import SOURCE_COLUMN
@@ -41,7 +41,10 @@ class LabelProfile:
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """A column of the accepted rows; ``distinct`` is approximate (5 %), for ids; ``low`` and ``high`` for numbers."""
+    """A column of the accepted rows; ``distinct`` is approximate (5 %), for ids; ``low`` and ``high`` for numbers.
+
+    ``distinct``, ``low`` and ``high`` are of all good rows, duplicates and corrected ones among them.
+    """
 
     name: str
     kind: str
@@ -149,20 +152,23 @@ def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str], 
     good: dict[str, Any] = {}
     reasons: dict[str, int] = {}
     if source.rows is not None:
-        measures = _measures(dataset, source.rows)
-        for row in source.rows.groupBy("reason").agg(*measures.values()).collect():
+        counts = _counts(dataset, source.rows)
+        for row in source.rows.groupBy("reason").agg(*counts, *_ranges(dataset)).collect():
             if row["reason"] is None:
                 good = row.asDict()
             else:
                 reasons[row["reason"]] = row["rows"]
-        reasons |= _repeats(source.rows)
+        for row in _repeats(source.rows).groupBy("reason").agg(*counts).collect():
+            aside = row.asDict()
+            reasons[aside.pop("reason")] = aside["rows"]
+            good |= {name: good[name] - (count or 0) for name, count in aside.items() if good[name] is not None}
     raws = [source.raw]
     past = _past_events(spark, dataset, skip, reasons, raws)
     first, last = good.get("first"), good.get("last")
     return Profile(
         name=dataset.name,
         files=source.raw.files,
-        accepted=good.get("rows", 0) - reasons.get(DUPLICATE, 0) - reasons.get(CORRECTED, 0),
+        accepted=good.get("rows", 0),
         reasons=reasons,
         first=first,
         last=last,
@@ -183,22 +189,12 @@ def _kinds(dataset: DatasetConfig) -> dict[str, str]:
     return columns | {"weight": "weight", "sampling_rate": "rate"}
 
 
-def _measures(dataset: DatasetConfig, rows: DataFrame) -> dict[str, Column]:
-    """Aggregates of one pass, by name."""
+def _counts(dataset: DatasetConfig, rows: DataFrame) -> list[Column]:
+    """Sums over rows, by name: what rows that are set aside add to them can be taken off again."""
     grain, offset = dataset.clock.grain_ms, dataset.clock.offset_ms
     part = {name: F.floor((F.col(name) - offset) / grain) for name in ("event_ts", "arrived_at")}
-    found = {
-        "rows": F.count(F.lit(1)),
-        "first": F.min("event_ts"),
-        "last": F.max("event_ts"),
-        "late": F.count_if(part["arrived_at"] > part["event_ts"]),
-    }
-    for name, kind in _kinds(dataset).items():
-        found[f"nulls.{name}"] = F.count_if(F.col(name).isNull())
-        if kind in ("entity", "categorical"):
-            found[f"distinct.{name}"] = F.approx_count_distinct(name)
-        elif not kind.endswith("list"):
-            found[f"low.{name}"], found[f"high.{name}"] = F.min(name), F.max(name)
+    found = {"rows": F.count(F.lit(1)), "late": F.count_if(part["arrived_at"] > part["event_ts"])}
+    found |= {f"nulls.{name}": F.count_if(F.col(name).isNull()) for name in _kinds(dataset)}
     seen = rows.select(*(n for n in examples_schema(dataset).names if n != "part"))
     wheres = {f"verticals.{n}.where": v.where for n, v in dataset.verticals.items() if v.where is not None}
     resolve(seen, wheres)
@@ -207,16 +203,26 @@ def _measures(dataset: DatasetConfig, rows: DataFrame) -> dict[str, Column]:
         labelled = label.isNotNull() & (F.expr(vertical.where) if vertical.where is not None else F.lit(True))
         found[f"labelled.{name}"] = F.count_if(labelled)
         found[f"positives.{name}"] = F.count_if(labelled & (label == 1))
-        found[f"delay.{name}"] = F.avg(F.when(labelled, F.col(f"known_{vertical.label}") - F.col("event_ts")))
-    return {name: column.alias(name) for name, column in found.items()}
+        found[f"delay.{name}"] = F.sum(F.when(labelled, F.col(f"known_{vertical.label}") - F.col("event_ts")))
+    return [column.alias(name) for name, column in found.items()]
 
 
-def _repeats(rows: DataFrame) -> dict[str, int]:
-    """Good rows that are set aside because another one tells the same example, by reason."""
+def _ranges(dataset: DatasetConfig) -> list[Column]:
+    """Ends and distinct values, by name."""
+    found = {"first": F.min("event_ts"), "last": F.max("event_ts")}
+    for name, kind in _kinds(dataset).items():
+        if kind in ("entity", "categorical"):
+            found[f"distinct.{name}"] = F.approx_count_distinct(name)
+        elif not kind.endswith("list"):
+            found[f"low.{name}"], found[f"high.{name}"] = F.min(name), F.max(name)
+    return [column.alias(name) for name, column in found.items()]
+
+
+def _repeats(rows: DataFrame) -> DataFrame:
+    """Good rows that are set aside because another one tells the same example, with the reason."""
     good = rows.where("reason is null").drop(SOURCE_COLUMN)
     again = good.join(F.broadcast(repeated_ids(good)), "example_id", "left_semi")
-    aside = set_repeats_aside(again, content_of(good)).where("reason is not null")
-    return {row[0]: row[1] for row in aside.groupBy("reason").count().collect()}
+    return set_repeats_aside(again, content_of(good)).where("reason is not null")
 
 
 def _past_events(
@@ -237,7 +243,7 @@ def _past_events(
 
 def _label_profile(vertical: str, label: str, good: dict[str, Any]) -> LabelProfile:
     rows, positives = good.get(f"labelled.{vertical}", 0), good.get(f"positives.{vertical}", 0)
-    return LabelProfile(vertical, label, rows, positives, good.get(f"delay.{vertical}") or 0.0)
+    return LabelProfile(vertical, label, rows, positives, (good.get(f"delay.{vertical}") or 0) / max(1, rows))
 
 
 def _column_profile(name: str, kind: str, good: dict[str, Any]) -> ColumnProfile:
