@@ -124,7 +124,6 @@ class ProjectConfig(Strict):
     vm: VmSettings = Field(default=VmSettings(), description="the small models")
     gate: GateConfig = Field(default=GateConfig(), description="when a challenger replaces the champion")
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="when the scheduler runs what")
-    seed: int = 0
 
     @model_validator(mode="before")
     @classmethod
