@@ -117,7 +117,12 @@ class FeatureColumn(Strict):
 
 
 class WorldConfig(Strict):
-    """The generated world: users and items with slow and fast hidden state that only the FM's features show."""
+    """The generated world: users and items with slow and fast hidden state that only the FM's features show.
+
+    Reports show its bounds beside the arms, for verticals whose label is its column ``click`` (rows of the feed) or
+    ``purchase`` (of the shop). The two bounds of the VM's features stand for ``hour``, ``segment``, ``category`` and
+    ``device``; they are left out where a vertical's VM sees others.
+    """
 
     start: str = "2026-01-01"
     days: int = Field(default=10, ge=1)

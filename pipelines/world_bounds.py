@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from feature_store.world.truth import world_truth
+from feature_store.world.truth import vm_reads_the_worlds_features, world_truth, world_vertical
 from models.metrics import Scores
 from pipelines.context import RunContext
 from pipelines.errors import StepError
@@ -18,21 +18,43 @@ _KEYS = ["user", "item", "event_ts", "vertical"]
 def bound_scores(context: RunContext, vertical: str, like: Scores) -> dict[str, list[Scores]]:
     """Scores of the rows of ``like`` by the true p, by E[p | VM features, newest visible state], by E[p | VM features].
 
-    Empty where the source is no generated world.
+    Empty where the source is no generated world, or the vertical's rows are none of its own; the true p alone where the
+    vertical's VM sees other features than those two stand for. A progress line says what is left out.
     """
-    if context.dataset.source.world is None:
+    dataset = context.dataset
+    if dataset.source.world is None:
         return {}
+    own = world_vertical(dataset, vertical)
+    if own is None:
+        context.progress(
+            f"evaluate: {vertical}: the world's bounds are left out: they need its own label (click or purchase), "
+            "user_id, item_id and event_ms as they stand"
+        )
+        return {}
+    bounds = BOUNDS
+    if not vm_reads_the_worlds_features(dataset, vertical):
+        context.progress(
+            f"evaluate: {vertical}: the bounds of the VM's features are left out: they stand for hour, segment, "
+            f"category and device, the VM sees {dataset.verticals[vertical].features}"
+        )
+        bounds = {WORLD_P: BOUNDS[WORLD_P]}
+    known = _truth(context, own, like)
+    return {arm: [like.with_p(known[f"{column}_mean"].to_numpy())] for arm, column in bounds.items()}
+
+
+def _truth(context: RunContext, own: str, like: Scores) -> pa.Table:
+    """The world's chances of the rows of ``like``, in their order."""
     clock = context.dataset.clock
     parts = [clock.part_of(int(start)) for start in np.unique(clock.floor(like.event_ts))]
     version = context.pin("examples", {}, parts)
     rows = context.store.arrow("examples", version, {}, parts, ["example_id", "user", "item", "event_ts"])
-    rows = rows.append_column("vertical", pa.array([vertical] * len(rows), pa.string()))
+    rows = rows.append_column("vertical", pa.array([own] * len(rows), pa.string()))
     truth = world_truth(context.dataset, parts).group_by(_KEYS).aggregate([(c, "mean") for c in BOUNDS.values()])
     known = rows.join(truth, _KEYS, join_type="inner").combine_chunks()
     ids = known["example_id"].to_numpy()
     order = np.argsort(ids)
-    place = order[np.clip(np.searchsorted(ids, like.example_id, sorter=order), 0, len(ids) - 1)]
-    if not np.array_equal(ids[place], like.example_id):
-        missing = int((ids[place] != like.example_id).sum())
+    place = np.searchsorted(ids, like.example_id, sorter=order)
+    missing = int((~np.isin(like.example_id, ids)).sum())
+    if missing:
         raise StepError(f"{missing} evaluated rows are none of the world's: was {context.origin} changed after ingest?")
-    return {arm: [like.with_p(known[f"{column}_mean"].to_numpy()[place])] for arm, column in BOUNDS.items()}
+    return known.take(pa.array(order[place]))

@@ -25,6 +25,29 @@ TRUTH = pa.schema(
     ]
 )
 
+OF_LABEL = {"click": "feed", "purchase": "shop"}
+"""Label column of the world -> the vertical of its truth."""
+
+_KEY_COLUMNS = {"user": "user_id", "item": "item_id"}
+_VM_COLUMNS = {"hour", "segment", "category", "device"}
+
+
+def world_vertical(dataset: DatasetConfig, vertical: str) -> str | None:
+    """The ``vertical`` of ``world_truth`` whose rows a vertical's labelled rows are, whatever its name.
+
+    None where its label is no label column of the world as it stands, or user, item and time are not the world's own.
+    """
+    keys = {name: dataset.entities[name] for name in _KEY_COLUMNS}
+    if keys != _KEY_COLUMNS or dataset.event_ts.value != "event_ms":
+        return None
+    return OF_LABEL.get(dataset.labels[dataset.verticals[vertical].label].value)
+
+
+def vm_reads_the_worlds_features(dataset: DatasetConfig, vertical: str) -> bool:
+    """Whether a vertical's VM sees what p_vm and p_state are given: hour, segment, category and device."""
+    columns = {dataset.features[n].value if n in dataset.features else n for n in dataset.verticals[vertical].features}
+    return columns - {"surface"} == _VM_COLUMNS
+
 
 def world_truth(dataset: DatasetConfig, parts: list[str]) -> pa.Table:
     """True chances of the world's valid rows of ``parts``.
