@@ -77,9 +77,19 @@ def id_list_column(value: Column, kind: T.DataType, field: str) -> Column:
     Raises:
         ContractError: the value is no array.
     """
+    element = require_array(kind, field)
+    return F.filter(F.transform(value, lambda e: id_column(e, element)), lambda e: e.isNotNull())
+
+
+def require_array(kind: T.DataType, field: str) -> T.DataType:
+    """Type of the elements.
+
+    Raises:
+        ContractError: it is no array.
+    """
     if not isinstance(kind, T.ArrayType):
         raise ContractError(f"{field}: got type {kind.simpleString()}; allowed: an array, as it is a list feature")
-    return F.filter(F.transform(value, lambda element: id_column(element, kind.elementType)), lambda e: e.isNotNull())
+    return kind.elementType
 
 
 def instant_column(value: Column, kind: T.DataType, unit: str, field: str) -> Column:

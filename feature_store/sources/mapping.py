@@ -9,7 +9,14 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from feature_store.config import DatasetConfig, FeatureColumn, InstantColumn
-from feature_store.sources.expressions import id_column, id_list_column, instant_column, not_finite, resolve
+from feature_store.sources.expressions import (
+    id_column,
+    id_list_column,
+    instant_column,
+    not_finite,
+    require_array,
+    resolve,
+)
 from feature_store.sources.reader import FILE_COLUMN, MALFORMED_COLUMN
 
 POSITION_COLUMN = "_position"
@@ -129,8 +136,11 @@ def _feature(name: str, column: FeatureColumn, kind: T.DataType) -> _Field:
     if column.kind == "categorical_list":
         return _Field(id_list_column(raw, kind, field), [])
     if column.kind == "numeric_list":
+        require_array(kind, field)
         values = raw.cast("array<float>")
-        return _Field(values, [(f"non-finite {name}", F.coalesce(F.exists(values, not_finite), F.lit(False)))])
+        unparsable = F.exists(raw, lambda element: element.isNotNull() & element.cast("float").isNull())
+        faults = [(f"unparsable {name}", unparsable), (f"non-finite {name}", F.exists(values, not_finite))]
+        return _Field(values, [(reason, F.coalesce(wrong, F.lit(False))) for reason, wrong in faults])
     value = raw.cast("float")
     unparsable = raw.isNotNull() & value.isNull()
     return _Field(value, [(f"unparsable {name}", unparsable), (f"non-finite {name}", not_finite(value))])

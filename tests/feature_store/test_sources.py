@@ -323,6 +323,30 @@ def test_exploded_impressions_become_examples_with_their_labels(spark, tmp_path)
     assert [q["reason"] for q in quarantine] == ["null item"]
 
 
+def test_numbers_in_lists_are_judged_and_a_scalar_is_no_list(spark, tmp_path):
+    rows = [
+        {"user": 1, "time": START, "item": 5, "prices": ["1.5", None]},
+        {"user": 2, "time": START, "item": 5, "prices": ["1.5", "cheap"]},
+        {"user": 3, "time": START, "item": 5, "prices": ["NaN"]},
+        {"user": 4, "time": START, "item": 5, "prices": None},
+    ]
+    names = {"user": pa.int64(), "time": pa.int64(), "item": pa.int64(), "prices": pa.list_(pa.string())}
+    path = write(tmp_path / "l.parquet", rows, pa.schema(list(names.items())))
+    plain = {"arrived_at": None, "weight": None, "labels": {"click": {"value": "user % 2"}}, "fm_features": ["prices"]}
+    plain |= {"entities": {"user": "user", "item": "item"}, "impression_id": None}
+    plain |= {"verticals": {"all": {"label": "click", "features": ["item"]}}}
+    dataset = shop(path, features={"prices": {"value": "prices", "kind": "numeric_list"}}, **plain)
+    frames = ingest_frames(spark, dataset, PARTS[:1])
+    kept = {row["user"]: row["prices"] for row in frames.examples.collect()}
+    reasons = [row["reason"] for row in frames.quarantine.collect()]
+    frames.release()
+    assert kept == {1: [1.5, None], 4: None}
+    assert sorted(reasons) == ["non-finite prices", "unparsable prices"]
+    scalar = shop(path, features={"prices": {"value": "time", "kind": "numeric_list"}}, **plain)
+    with pytest.raises(ContractError, match=r"features.prices.value: got type bigint; allowed: an array"):
+        ingest_frames(spark, scalar, PARTS[:1])
+
+
 def test_a_side_table_brings_columns_and_unmatched_rows_get_nulls(spark, tmp_path):
     side = tmp_path / "items.parquet"
     pq.write_table(pa.table({"id": [0, 1, 2], "brand": ["x", "y", "z"], "cost": [1.0, 2.0, 3.0]}), side)
