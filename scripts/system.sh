@@ -49,10 +49,12 @@ find_java() { # home of a fitting Java: JAVA_HOME, the path's, then any installe
     done
 }
 
-python_package() { # the package that holds a fitting Python here: the release's own where that fits
-    local release
-    release=$(release_of)
-    [[ $release == ubuntu-22.04 ]] && echo python3.11 || echo python3
+python_package() { # the package that holds a fitting Python here, if there is one: the release's own where that fits
+    case $(release_of) in
+        debian-11 | ubuntu-20.04) ;;
+        ubuntu-22.04) echo python3.11 ;;
+        *) echo python3 ;;
+    esac
 }
 
 java_package() {
@@ -68,10 +70,11 @@ release_of() {
 }
 
 missing_packages() {
-    local python packages=()
+    local python package packages=()
     python=$(find_python)
+    package=$(python_package)
     if [[ -z $python ]]; then
-        packages+=("$(python_package)" "$(python_package)-venv")
+        [[ -z $package ]] || packages+=("$package" "$package-venv")
     elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         packages+=("python3.$(minor_of "$python")-venv")
     fi
@@ -80,14 +83,20 @@ missing_packages() {
     echo "${packages[*]-}"
 }
 
+unpackaged_python() { # what to do where no fitting Python is installed and no package of this release holds one
+    if [[ -z $(find_python) && -z $(python_package) ]]; then
+        echo "the packages of $(release_of) have no fitting Python: install one from python.org, so that python3.$PYTHON_FIRST or a later one is on the PATH"
+    fi
+}
+
 case ${1:-} in
     --packages) missing_packages ;;
     --python) find_python ;;
     --java) find_java ;;
     *)
-        missing=$(missing_packages)
-        if [[ -n $missing ]]; then
-            echo "LoopFM needs Python 3.$PYTHON_FIRST to 3.$PYTHON_LAST with venv, Java $JAVA_FIRST to $JAVA_LAST and make; install what is missing: apt-get install $missing" >&2
+        missing=$(missing_packages) unpackaged=$(unpackaged_python)
+        if [[ -n $unpackaged$missing ]]; then
+            echo "LoopFM needs Python 3.$PYTHON_FIRST to 3.$PYTHON_LAST with venv, Java $JAVA_FIRST to $JAVA_LAST and make${unpackaged:+; $unpackaged}${missing:+; install what is missing: apt-get install $missing}" >&2
             exit 1
         fi
         ;;

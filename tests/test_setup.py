@@ -80,6 +80,25 @@ def test_a_bare_machine_gets_one_line_with_the_packages_of_its_release(
     assert machine.system("--packages").stdout.strip() == packages
 
 
+@pytest.mark.parametrize("release", ["debian 11", "ubuntu 20.04"])
+def test_a_release_without_a_fitting_python_is_told_so(machine: Machine, release: str) -> None:
+    name, version = release.split()
+    machine.release.write_text(f'ID={name}\nVERSION_ID="{version}"\n')
+    machine.python("python3", 9)
+    result = machine.system()
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    said = f"the packages of {name}-{version} have no fitting Python: install one from python.org, so that"
+    assert said in result.stderr
+    assert result.stderr.endswith("; install what is missing: apt-get install openjdk-17-jre-headless\n")
+    assert machine.system("--packages").stdout.strip() == "openjdk-17-jre-headless"
+    machine.java("17.0.15")
+    result = machine.system()
+    assert result.returncode == 1
+    assert "apt-get" not in result.stderr
+    machine.python("python3.11", 11)
+    assert machine.system().returncode == 0
+
+
 @pytest.mark.parametrize(
     ("minor", "version", "packages"),
     [
