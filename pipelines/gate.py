@@ -29,7 +29,8 @@ class GateResult:
 def decide(gate: GateConfig, challenger: Scores, champion: Scores | None) -> GateResult:
     """Compare two models on the same rows of the newest mature partitions that neither trained on.
 
-    Without a champion only the number of positives and the calibration count. Too few positives hold: a person decides.
+    Without a champion only the number of positives and the calibration count. Too few positives hold, and so does a
+    gAUC that no user's examples define: a person decides.
     """
     positives = int(challenger.label.sum())
     figures = {"positives": float(positives)}
@@ -44,8 +45,10 @@ def decide(gate: GateConfig, challenger: Scores, champion: Scores | None) -> Gat
     figures |= {"ne_difference": ne.mean, "ne_high": ne.high, "gauc_difference": gauc.mean, "gauc_low": gauc.low}
     if not ne.high <= gate.margin:
         failed.append(f"NE difference {ne.mean:+.4f}, upper bound {ne.high:+.4f} > margin {gate.margin:.4f}")
-    if not (np.isnan(gauc.low) or gauc.low >= -gate.gauc_margin):
+    if gauc.low < -gate.gauc_margin:
         failed.append(f"gAUC difference {gauc.mean:+.4f}, lower bound {gauc.low:+.4f} < -{gate.gauc_margin:.4f}")
+    if np.isnan(gauc.low) and not failed:
+        return GateResult("hold", ["gAUC is undefined: no user has examples of both labels"], figures)
     passed = f"NE difference {ne.mean:+.4f} (upper bound {ne.high:+.4f}), gAUC {gauc.mean:+.4f}"
     return _result(failed, [passed], figures)
 

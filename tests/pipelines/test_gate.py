@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,6 +35,33 @@ def test_a_worse_challenger_fails_with_the_bound() -> None:
     result = decide(GATE, scores(1.0), scores(0.0))
     assert result.verdict == "failed"
     assert any("upper bound" in reason and "margin" in reason for reason in result.reasons)
+
+
+def level_and_taste() -> tuple[Scores, Scores]:
+    """A model that knows each user's level but not what the user likes, and one that knows just the latter."""
+    rng, rows = np.random.default_rng(0), scores(0.0)
+    level, taste = rng.normal(0, 2, 200)[rows.user], rng.normal(0, 1, len(rows))
+    label = (rng.random(len(rows)) < 1 / (1 + np.exp(1.5 - level - taste))).astype(np.float64)
+    knows_level, knows_taste = (replace(rows, label=label, p=1 / (1 + np.exp(1.5 - known))) for known in (level, taste))
+    return knows_level, knows_taste
+
+
+def test_a_challenger_that_gains_ne_but_loses_gauc_fails_with_the_bound() -> None:
+    result = decide(GATE, *level_and_taste())
+    assert result.verdict == "failed"
+    assert result.metrics["ne_high"] < 0
+    assert len(result.reasons) == 1
+    assert re.fullmatch(r"gAUC difference -0\.\d{4}, lower bound -0\.\d{4} < -0\.0050", result.reasons[0])
+    assert decide(GATE.model_copy(update={"gauc_margin": 1.0}), *level_and_taste()).verdict == "passed"
+
+
+def test_an_undefined_gauc_holds_and_says_so_but_hides_no_failure() -> None:
+    better, worse = (replace(s, user=s.example_id) for s in (scores(0.0), scores(1.0)))
+    result = decide(GATE, better, worse)
+    assert str(result) == "hold: gAUC is undefined: no user has examples of both labels"
+    failed = decide(GATE, worse, better)
+    assert failed.verdict == "failed"
+    assert any("upper bound" in reason for reason in failed.reasons)
 
 
 def test_too_few_positives_hold_whatever_the_figures() -> None:
