@@ -18,6 +18,10 @@ class StepError(PipelineError):
     """A step cannot run, or ran into a state that it may not write over."""
 
 
+class ImmatureError(StepError):
+    """None of the partitions that a model would be judged on has all of its labels yet."""
+
+
 class GateError(PipelineError):
     """A promotion that the gate does not allow."""
 

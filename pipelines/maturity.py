@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.context import RunContext
-from pipelines.errors import StepError
+from pipelines.errors import ImmatureError
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def require_mature(context: RunContext, vertical: str, parts: list[str]) -> dict
     A progress line names the others.
 
     Raises:
-        StepError: there is none; the message says up to where to ingest.
+        ImmatureError: there is none; the message says up to where to ingest.
     """
     clock, states = context.dataset.clock, label_states(context, vertical, parts)
     ingested = max(p for p, entry in context.store.ledger.coverage("labels", {}).items() if entry.done)
@@ -77,11 +77,11 @@ def require_mature(context: RunContext, vertical: str, parts: list[str]) -> dict
         until = clock.part_of(max(states[part].known_at for part in late) - 1)
         why = f"labels of {late[0]} .. {late[-1]} become known in {until}, ingested is up to {ingested}"
         if not found:
-            raise StepError(
+            raise ImmatureError(
                 f"{vertical}: no mature partition in {parts[0]} .. {parts[-1]}: {why}; ingest up to {until}: "
                 "`loopfm run` does so with a longer windows.label_wait"
             )
         context.progress(f"{vertical}: not mature, left out: {why}")
     if not found:
-        raise StepError(f"{vertical}: no mature partition in {parts[0]} .. {parts[-1]}: they hold no label")
+        raise ImmatureError(f"{vertical}: no mature partition in {parts[0]} .. {parts[-1]}: they hold no label")
     return {part: states[part] for part in found}

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from feature_store.schemas import EVALUATIONS
 from pipelines.context import RunContext
-from pipelines.errors import GateError, StepError
+from pipelines.errors import GateError, ImmatureError, StepError
 from pipelines.evaluate import registered_scores
 from pipelines.gate import GateResult, decide
 from pipelines.maturity import newest_with_positives, require_mature
@@ -19,7 +19,7 @@ def promote(context: RunContext, vertical: str, version: str | None = None, appr
     """Put a challenger through the gate; passed promotes it, hold waits for ``approve``, failed ends with the reason.
 
     Raises:
-        StepError: there is no challenger, or no mature partition after its training.
+        StepError: there is no challenger, or no partition after its training has features.
         GateError: the gate failed it; the message holds the reasons.
     """
     name = context.vm_name(vertical)
@@ -36,10 +36,11 @@ def judge(context: RunContext, vertical: str, version: str | None = None) -> tup
     """The gate's verdict on a challenger, recorded; no alias moves.
 
     Both models score the same newest mature partitions that neither trained on, as many as hold
-    ``gate.min_positives``. A challenger trained on older data than the champion fails: a backfill never goes back.
+    ``gate.min_positives``. Where none is mature yet the gate holds, and its reason says what it waits for. A challenger
+    trained on older data than the champion fails: a backfill never goes back.
 
     Raises:
-        StepError: there is no challenger, or no mature partition after its training.
+        StepError: there is no challenger, or no partition after its training has features.
         GateError: the gate failed it; the message holds the reasons.
     """
     name = context.vm_name(vertical)
@@ -49,10 +50,7 @@ def judge(context: RunContext, vertical: str, version: str | None = None) -> tup
         context.progress(f"promote: {name} version {champion.version} is the champion already")
         return challenger, GateResult("passed", ["is the champion already"], {})
     _require_newer(challenger, champion)
-    parts = _gate_parts(context, vertical, challenger, champion)
-    scores = registered_scores(context, vertical, challenger, parts)
-    rival = None if champion is None else registered_scores(context, vertical, champion, parts)
-    result = decide(context.config.gate, scores, rival)
+    parts, result = _measure(context, vertical, challenger, champion)
     context.progress(f"promote: {name} version {challenger.version} on {parts[0]} .. {parts[-1]}: {result}")
     _record(context, vertical, challenger, parts, result)
     if result.verdict == "failed":
@@ -97,9 +95,21 @@ def _challenger(context: RunContext, name: str, version: str | None) -> Register
     return found
 
 
-def _gate_parts(
+def _measure(
     context: RunContext, vertical: str, challenger: RegisteredModel, champion: RegisteredModel | None
-) -> list[str]:
+) -> tuple[list[str], GateResult]:
+    """The partitions that the gate looks at, and its verdict on them."""
+    gate, parts = context.config.gate, _unseen_parts(context, challenger, champion)
+    try:
+        parts = newest_with_positives(require_mature(context, vertical, parts), gate.min_positives)
+    except ImmatureError as error:
+        return parts, GateResult("hold", [str(error)], {"positives": 0.0})
+    scores = registered_scores(context, vertical, challenger, parts)
+    rival = None if champion is None else registered_scores(context, vertical, champion, parts)
+    return parts, decide(gate, scores, rival)
+
+
+def _unseen_parts(context: RunContext, challenger: RegisteredModel, champion: RegisteredModel | None) -> list[str]:
     models = [model for model in (challenger, champion) if model is not None]
     until = max(model.tags["loopfm.trained_until"] for model in models)
     written: list[set[str]] = []
@@ -109,7 +119,7 @@ def _gate_parts(
     parts = sorted(set.intersection(*written))
     if not parts:
         raise StepError(f"{challenger.name}: no partition after {until}, the end of training, has features yet")
-    return newest_with_positives(require_mature(context, vertical, parts), context.config.gate.min_positives)
+    return parts
 
 
 def _move(context: RunContext, name: str, challenger: RegisteredModel, champion: RegisteredModel | None) -> None:

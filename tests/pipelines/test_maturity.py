@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 
 from feature_store.clocks import DAY_MS, HOUR_MS
@@ -10,14 +14,14 @@ from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.evaluate import compare_arms, evaluate
 from pipelines.maturity import LabelState, label_states, mature, newest_with_positives, require_mature
-from pipelines.promote import judge
+from pipelines.promote import promote
 from pipelines.run import run_loop
 from tests.pipelines import loop_world
 from tests.pipelines.conftest import Loop
 
 DAYS = ["2026-01-06", "2026-01-07"]
 LATE = r"labels of 2026-01-07 \.\. 2026-01-07 become known in 2026-01-08, ingested is up to 2026-01-07"
-NONE_MATURE = rf"feed: no mature partition in 2026-01-07 \.\. 2026-01-07: {LATE}; ingest up to 2026-01-08: .*label_wait"
+NONE_MATURE = rf"feed: no mature partition in 2026-01-07 \.\. 2026-01-07: {LATE}; ingest up to .*-08: .*label_wait.*"
 STATES = {f"2026-01-0{day}": LabelState(100, positives, day * HOUR_MS) for day, positives in ((1, 9), (2, 5), (3, 4))}
 
 
@@ -70,14 +74,25 @@ def test_what_judges_models_leaves_immature_partitions_out(loop: Loop, monkeypat
         evaluate(context, "feed", windows.test)
     with pytest.raises(StepError, match=NONE_MATURE):
         compare_arms(context, "feed", loop.result.trained, [windows.vm_train, windows.test])
-    base = next(vm for vm in loop.result.trained if (vm.vertical, vm.arm) == ("feed", "base"))
-    tags = {"loopfm.space": base.space_id, "loopfm.trained_until": windows.vm_validation[-1]}
-    with monkeypatch.context() as patch:
-        found = context.registry.by_version(context.vm_name("feed"), "1")
-        other = type(found)(found.name, "99", base.run_id, tags)
-        patch.setattr(context.registry, "by_version", lambda name, version: other)
-        with pytest.raises(StepError, match=NONE_MATURE):
-            judge(context, "feed", "99")
+
+
+def test_the_gate_holds_while_no_partition_is_mature_and_says_what_it_waits_for(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = unseen_next_day(loop, monkeypatch)
+    champion = context.registry.by_version(context.vm_name("feed"), "1")
+    monkeypatch.setattr(context.registry, "by_version", lambda name, version: replace(champion, version="99"))
+    tagged: dict[str, str] = {}
+    monkeypatch.setattr(context.registry, "tag_version", lambda name, version, tags: tagged.update(tags))
+    recorded: list[pa.Table] = []
+    monkeypatch.setattr(context.store, "append_arrow", lambda table, rows: recorded.append(rows))
+    monkeypatch.setattr(context.registry, "set_alias", lambda *of: pytest.fail("an alias moved"))
+    result = promote(context, "feed", "99")
+    assert result.verdict == "hold"
+    assert re.fullmatch(NONE_MATURE, result.reasons[0])
+    assert tagged == {"loopfm.gate": "hold", "loopfm.gate_reasons": result.reasons[0]}
+    [row] = recorded[0].to_pylist()
+    assert (row["metric"], row["value"], row["first_part"], row["last_part"]) == ("positives", 0, DAYS[1], DAYS[1])
 
 
 def test_a_run_whose_test_is_immature_ends_before_it_trains(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
