@@ -19,7 +19,7 @@ from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.fm_declaration import sees_more_than_a_batch
 from pipelines.maturity import require_mature
-from pipelines.measure import BATCH_FM_ARM, FM_ARM, Comparison, Figure, activity_slices
+from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, Comparison, Figure, activity_slices
 from pipelines.plots import comparison_plots
 from pipelines.progress import timed
 from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
@@ -85,7 +85,8 @@ def compare_arms(
         figures += _curves(context, arms)
         runs = {(str(vm.arm), vm.seed): vm.run_id for vm in own}
         versions = {(str(vm.arm), vm.seed): vm.version for vm in own if vm.version is not None}
-        record(context, Evaluated(vertical, parts, own[0].space_id, runs, versions), figures, arms)
+        cuts = slices | ages | _part_slices(context, arms[FM_ARM][0])
+        record(context, Evaluated(vertical, parts, own[0].space_id, runs, versions), figures, arms, cuts)
         log_plots(context, runs.values(), comparison_plots(VerticalReport(vertical, figures)))
     return figures
 
@@ -164,6 +165,12 @@ def _slices(
     return slices
 
 
+def _part_slices(context: RunContext, scores: Scores) -> dict[str, np.ndarray]:
+    clock = context.dataset.clock
+    starts = clock.floor(scores.event_ts)
+    return {f"{PART_SLICE}{clock.part_of(int(s))}": scores.example_id[starts == s] for s in np.unique(starts)}
+
+
 def _curves(context: RunContext, arms: Mapping[str, list[Scores]]) -> Iterable[Figure]:
     """Of the first seed: NE and coverage by partition, and the calibration curve."""
     clock = context.dataset.clock
@@ -178,9 +185,18 @@ def _curves(context: RunContext, arms: Mapping[str, list[Scores]]) -> Iterable[F
                 yield Figure(arm, name, f"{COVERAGE}{key}", float(has.mean()), len(rows))
 
 
-def record(context: RunContext, evaluated: Evaluated, figures: list[Figure], arms: Mapping[str, list[Scores]]) -> None:
-    """Append figures to table evaluations; undefined ones are left out."""
-    coverage = {arm: _coverage(scores[0]) for arm, scores in arms.items()}
+def record(
+    context: RunContext,
+    evaluated: Evaluated,
+    figures: list[Figure],
+    arms: Mapping[str, list[Scores]],
+    slices: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Append figures to table evaluations; undefined ones are left out.
+
+    ``slices``, name -> example ids, tell the coverage of their figures, which that of all rows would not.
+    """
+    coverage = _coverage(arms, slices or {})
     common = {
         "vertical": evaluated.vertical,
         "model_name": context.vm_name(evaluated.vertical),
@@ -198,14 +214,23 @@ def record(context: RunContext, evaluated: Evaluated, figures: list[Figure], arm
         own = {
             "run_id": evaluated.runs.get(of, ""),
             "model_version": evaluated.versions.get(of, ""),
-            "coverage": coverage.get(figure.arm, math.nan),
+            "coverage": coverage.get((figure.arm, figure.slice), math.nan),
         }
         rows.append({**common, **own, **vars(figure)})
     context.store.append_arrow("evaluations", pa.Table.from_pylist(rows, schema=EVALUATIONS))
 
 
-def _coverage(scores: Scores) -> float:
-    """Share of the examples that have a history of at least one key that the arm reads."""
-    if not scores.has_history:
-        return math.nan
-    return float(np.logical_or.reduce(list(scores.has_history.values())).mean())
+def _coverage(arms: Mapping[str, list[Scores]], slices: Mapping[str, np.ndarray]) -> dict[tuple[str, str], float]:
+    """Arm, slice -> share of the examples that have a history of at least one key that the arm reads."""
+    found = {}
+    for arm, (scores, *_) in arms.items():
+        if not scores.has_history:
+            continue
+        has = np.logical_or.reduce(list(scores.has_history.values()))
+        found[arm, ALL_ROWS] = float(has.mean())
+        # Sorted once for all slices: an hourly test window has hundreds.
+        covered = np.sort(scores.example_id[has])
+        for name, members in slices.items():
+            hits = np.searchsorted(covered, members, "right") - np.searchsorted(covered, members)
+            found[arm, name] = float(hits.mean())
+    return found
