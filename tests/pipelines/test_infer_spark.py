@@ -1,15 +1,29 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyspark.resource import ResourceInformation
 
+from feature_store.schemas import fm_outputs_schema
 from feature_store.spaces import SpaceRecord
+from models.errors import ArtifactError
 from models.fm_score import MODEL_BATCH, FmScorer
 from models.fm_train import train_fm
+from models.scorer import load_scorer
 from pipelines import infer_spark
-from pipelines.infer_spark import BUCKET_ROWS, GROUP, bucket_count, fm_outputs_frame, model_sized, plan_groups
+from pipelines.infer_spark import (
+    BUCKET_ROWS,
+    GROUP,
+    ScoreSettings,
+    bucket_count,
+    fm_outputs_frame,
+    model_sized,
+    plan_groups,
+)
 from tests.conftest import make_dataset
 from tests.models.fm_world import CONFIG, HEADS, SPECS, window
 
@@ -99,6 +113,64 @@ def test_a_wrong_digest_stops_the_job_and_names_both(spark, inputs, model):
     frame = fm_outputs_frame(spark, DATASET, inputs, space(model, digest="0" * 64), model.path)
     with pytest.raises(Exception, match=f"digest is {model.digest}, {'0' * 64} was recorded"):
         frame.collect()
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What this process loads as FM from now on, as a worker that has just started: (path, digest, device)."""
+    found = []
+
+    def load(path, digest, *, threads, device):
+        found.append((path, digest, device))
+        return load_scorer(path, digest, threads=threads, device=device)
+
+    monkeypatch.setattr(infer_spark, "_LOADED", {})
+    monkeypatch.setattr(infer_spark, "load_scorer", load)
+    monkeypatch.setattr(infer_spark, "_device", lambda: "cpu")
+    return found
+
+
+def score(settings):
+    rows = ROWS.inputs.slice(0, 40).sort_by("example_id")
+    rows = rows.append_column(GROUP, pa.array(np.zeros(len(rows), np.int32)))
+    return pa.Table.from_batches(infer_spark.score_batches(rows.combine_chunks().to_batches(), settings))
+
+
+def settings_of(model, **changes):
+    own = {"path": model.path, "digest": model.digest, "shipped": False, "threads": 1}
+    return ScoreSettings(**own | changes, space_id="fm-test", schema=fm_outputs_schema(DATASET))
+
+
+def test_a_worker_loads_the_model_once_for_all_of_its_tasks(model, loads):
+    first = score(settings_of(model))
+    assert score(settings_of(model)).equals(first)
+    assert loads == [(model.path, model.digest, "cpu")]
+
+
+def test_another_digest_loads_again_and_only_the_newest_model_stays(model, loads, tmp_path):
+    other = train_fm(CONFIG, SPECS, HEADS, window(seed=3), window(seed=2, start=10_000), tmp_path)
+    assert other.digest != model.digest
+    outputs = [score(settings_of(of)) for of in (model, other, model)]
+    assert [digest for _, digest, _ in loads] == [model.digest, other.digest, model.digest]
+    assert outputs[0].equals(outputs[2])
+    assert not outputs[0].equals(outputs[1])
+
+
+def test_a_file_of_another_digest_stops_even_where_its_path_was_loaded_before(model, loads):
+    score(settings_of(model))
+    with pytest.raises(ArtifactError, match=f"digest is {model.digest}, {'0' * 64} was recorded"):
+        score(settings_of(model, digest="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "assigned", "device"),
+    [(True, ["3"], "cuda:3"), (True, None, "cuda:0"), (False, ["3"], "cpu")],
+)
+def test_the_model_goes_to_the_gpu_that_spark_gave_the_task(monkeypatch, cuda, assigned, device):
+    resources = {} if assigned is None else {"gpu": ResourceInformation("gpu", assigned)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr("pyspark.TaskContext.get", lambda: SimpleNamespace(resources=lambda: resources))
+    assert infer_spark._device() == device
 
 
 def test_no_rows_give_no_rows(spark, inputs, model):
