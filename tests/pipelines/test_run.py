@@ -14,6 +14,7 @@ from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.plan import part_states, source_targets, space_targets
 from pipelines.registry import CHAMPION
+from pipelines.report_data import BIN_SLICE, PART_SLICE
 from pipelines.run import run_loop
 from pipelines.run_plots import PLOT_ARTIFACTS
 from tests.pipelines import loop_world
@@ -66,6 +67,28 @@ def test_runs_name_all_that_made_them(loop: Loop) -> None:
     fm = loop.context.registry.run_tags(loop.result.spaces[0].run_id)
     assert tags["loopfm.config"] == fm["loopfm.config"] == digest(loop.context.config)
     assert int(fm["loopfm.version.fm_inputs"]) >= 0
+
+
+def test_the_run_of_an_fm_tells_its_settings_metrics_and_curve(loop: Loop) -> None:
+    registry, run_id = loop.context.registry, loop.result.spaces[0].run_id
+    settings = loop.context.config.fm.model_dump()
+    assert registry.client.get_run(run_id).data.params == {name: str(value) for name, value in settings.items()}
+    metrics = registry.run_metrics(run_id)
+    names = [f"validation_{metric}" for metric in ("ne", "auc", "calibration")]
+    names += [f"{name}_{head}" for name in names for head in VERTICALS]
+    assert {name for name in metrics if name.startswith("validation_")} == set(names)
+    curve = registry.curve(run_id, "epoch_validation_ne")
+    assert len(curve) == loop.context.config.fm.train.epochs
+    assert min(curve) == pytest.approx(metrics["validation_ne"])
+
+
+def test_figures_of_every_slice_tell_its_coverage(loop: Loop) -> None:
+    store = loop.context.store
+    rows = store.arrow("evaluations", store.newest("evaluations"), {}, None).to_pylist()
+    found = {row["slice"]: row["coverage"] for row in rows if (row["vertical"], row["arm"]) == ("feed", "loopfm")}
+    told = {name for name, coverage in found.items() if 0 <= coverage <= 1}
+    assert {"all", "user: heavy", "item: light", f"{PART_SLICE}{loop_world.LAST}"} <= told
+    assert all(name.startswith(BIN_SLICE) for name in found.keys() - told)
 
 
 def test_runs_show_their_plots(loop: Loop, tmp_path: Path) -> None:
