@@ -34,7 +34,7 @@ from benchmarks.harness import BenchmarkError, Report, at_most, benchmark, timed
 from benchmarks.projects import CACHE, REPOSITORY, ProjectSettings, stop_spark
 from feature_store.config import Strict
 from feature_store.world.source import world_frame
-from pipelines.config import TRACKING_SETTING
+from pipelines.config import TRACKING_SETTING, written_settings
 from pipelines.context import RunContext
 from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
 from pipelines.orchestration.airflow_env import CONF_SETTING, Site
@@ -113,7 +113,7 @@ def site(report: Report) -> Iterator[Site]:
 def _project(settings: Backfill, own: Site, name: str) -> RunContext:
     config = settings.project.load({"dataset.name": name})
     path = own.home / "conf" / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    path.write_text(yaml.safe_dump(written_settings(config), sort_keys=False))
     return RunContext(config, str(path), root=str(own.home))
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from benchmarks.harness import BenchmarkError, Report
 from feature_store.config import Strict
-from pipelines.config import HOME_SETTING, TRACKING_SETTING, ProjectConfig, parse_config
+from pipelines.config import HOME_SETTING, TRACKING_SETTING, ProjectConfig, parse_config, written_settings
 from pipelines.context import RunContext
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def workspace(config: ProjectConfig, report: Report) -> Iterator[RunContext]:
 
 def save_project(context: RunContext) -> None:
     """Write the context's present settings to its YAML file."""
-    settings = context.config.model_dump(mode="json", exclude_none=True)
+    settings = written_settings(context.config)
     Path(context.origin).write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from feature_store.clocks import DAY_MS, PartitionClock, duration_ms
+from feature_store.contract_names import check_names
 
 RAW_SPACE = "raw"
 EVER = "ever"
+AS_WRITTEN = "as written"
+"""Context of a validation or a dump of settings as a person writes them: durations have their unit."""
 
 
 class Strict(BaseModel):
@@ -18,8 +33,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _duration(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+def _duration(value: Any, info: ValidationInfo) -> int:
+    without_unit = isinstance(value, int) and value != 0 and info.context == AS_WRITTEN
+    if isinstance(value, bool) or not isinstance(value, int | str) or without_unit:
         raise ValueError("allowed: a whole number and a unit, as in 30m, 6h or 1d")
     if isinstance(value, int):
         return value
@@ -29,9 +45,19 @@ def _duration(value: Any) -> int:
         raise ValueError(str(error)) from error
 
 
-Duration = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+def _duration_text(value: int, info: SerializationInfo) -> int | str:
+    return f"{value}ms" if info.context == AS_WRITTEN else value
+
+
+def _window(text: str) -> str:
+    if text != EVER and re.fullmatch(r"0*[1-9]\d*(ms|s|m|h|d)", text) is None:
+        raise ValueError("allowed: ever, or a whole number above 0 and a unit, as in 30m, 6h or 1d")
+    return text
+
+
+Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(_duration_text), Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Window = Annotated[str, Field(pattern=r"^(ever|\d+(ms|s|m|h|d))$")]
+Window = Annotated[str, AfterValidator(_window)]
 
 
 class ReadConfig(Strict):
@@ -136,6 +162,15 @@ class WorldConfig(Strict):
     label_delay: Duration = 2 * 60 * 60 * 1000
     seed: int = 7
 
+    @field_validator("start")
+    @classmethod
+    def _is_a_day(cls, start: str) -> str:
+        try:
+            PartitionClock(DAY_MS).start(start)
+        except Exception as error:
+            raise ValueError(f"allowed: a day as in 2026-01-01; {error}") from error
+        return start
+
 
 class SourceConfig(Strict):
     """Where rows come from: files (``read``) or the generated world (``world``), and how they become examples."""
@@ -194,7 +229,7 @@ class EventList(Strict):
     name: Name
     key: list[Name] = Field(min_length=1)
     entity: Name
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=256)
     label: Name | None = None
 
 
@@ -301,9 +336,6 @@ class DatasetConfig(Strict):
         for required in ("user", "item"):
             if required not in self.entities:
                 raise ValueError(f"entities: got {sorted(self.entities)}; {required!r} is required")
-        overlap = set(self.entities) & set(self.features)
-        if overlap:
-            raise ValueError(f"features: {sorted(overlap)} are entities already; use other names")
         categorical = {n for n, c in self.event_features.items() if c.kind == "categorical"} | set(self.entities)
         composing = {f"as_of.{f.name}": f.key for f in self.as_of}
         composing |= {f"event_lists.{f.name}": [*f.key, f.entity] for f in self.event_lists}
@@ -314,6 +346,11 @@ class DatasetConfig(Strict):
         _known("histories.raw_label", [raw_label] if raw_label else [], {v.label for v in self.verticals.values()})
         columns = {column for feature in self.as_of for column in feature.columns}
         _known("within_impression.columns", self.within_impression.columns, columns)
+        if self.within_impression.columns and self.impression_id is None:
+            raise ValueError(
+                f"within_impression.columns: got {self.within_impression.columns}; allowed without impression_id: none"
+            )
+        check_names(self)
         return self
 
     @model_validator(mode="after")
@@ -332,6 +369,9 @@ class DatasetConfig(Strict):
             if late:
                 raise ValueError(f"{field}: {late} are known only after the event and can never be features")
             _known(field, names, allowed)
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{field}: got {twice} more than once; allowed: each name once")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,10 @@ class FeatureSpec(Strict):
     shares: str | None = None
 
 
+Units = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+"""Widths of dense layers, in order."""
+
+
 class TrainConfig(Strict):
     """Settings of a training run."""
 
@@ -54,7 +58,7 @@ class MlpBlock(Strict):
     """Dense layers with ReLU; captures ``NAME.0``, ``NAME.1`` .. are the activations of each layer."""
 
     kind: Literal["mlp"] = "mlp"
-    units: list[int] = Field(min_length=1)
+    units: Units
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
@@ -188,6 +192,16 @@ class FmConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        for name, block in self.blocks.items():
+            if isinstance(block, SelfAttentionBlock) and self.embedding_dim % block.heads:
+                raise ValueError(
+                    f"fm.blocks.{name}.heads: got {block.heads}; allowed: a divisor of fm.embedding_dim "
+                    f"({self.embedding_dim})"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _snapshots_fit(self) -> Self:
         if self.snapshots > 1 and not self.warm_start:
             raise ValueError(f"fm.snapshots: got {self.snapshots}; allowed without fm.warm_start: 1")
@@ -310,7 +324,7 @@ class VmConfig(Strict):
     )
     embedding_dim: int = Field(default=8, ge=1)
     max_vocabulary: int = Field(default=200_000, ge=1)
-    units: list[int] = Field(default=[64, 32], min_length=1)
+    units: Units = [64, 32]
     dropout: float = Field(default=0.0, ge=0, lt=1)
     unseen_rate: float = Field(
         default=0.0, ge=0, lt=1, description="share of ids read as unseen while training, so that new ids are learned"

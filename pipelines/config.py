@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from feature_store.config import DatasetConfig, Duration, Name, Strict
+from feature_store.config import AS_WRITTEN, DatasetConfig, Duration, Name, Strict
 from models.config import FmConfig, ReaderConfig, VmConfig
 from pipelines.config_errors import error_line
 from pipelines.errors import ConfigError
@@ -31,18 +31,22 @@ ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "
 ALL_ARMS: tuple[Arm, ...] = (*ARMS, "control_kd", "raw_loopfm", "raw_loopfm_kd")
 
 
+Length = Annotated[Duration, Field(gt=0)]
+"""Of a window that must hold rows."""
+
+
 class Windows(Strict):
     """Lengths of the windows of a run, in event-time order; whatever a range has more goes to ``warm_up``.
 
     The FM trains and validates first; its outputs start after them; then VMs train, validate and are tested.
     """
 
-    fm_train: Duration = Field(description="first: the FM trains")
-    fm_validation: Duration = Field(description="the FM's early stopping; ends at fm_train_cutoff")
+    fm_train: Length = Field(description="first: the FM trains")
+    fm_validation: Length = Field(description="the FM's early stopping; ends at fm_train_cutoff")
     warm_up: Duration = Field(default=0, description="histories fill before any VM reads them")
-    vm_train: Duration = Field(description="VMs train")
-    vm_validation: Duration = Field(description="early stopping of the VMs")
-    test: Duration = Field(description="every arm is measured on the mature partitions of these")
+    vm_train: Length = Field(description="VMs train")
+    vm_validation: Length = Field(description="early stopping of the VMs")
+    test: Length = Field(description="every arm is measured on the mature partitions of these")
     label_wait: Duration = Field(
         default=0,
         description="last: read by no model, ingested so that the test's late labels are known; only a run needs it",
@@ -189,9 +193,14 @@ def load_config(path: str | Path) -> ProjectConfig:
     return parse_config(raw, str(path))
 
 
+def written_settings(config: ProjectConfig) -> dict[str, Any]:
+    """The mapping that ``parse_config`` makes ``config`` of, plain enough for YAML."""
+    return config.model_dump(mode="json", exclude_none=True, context=AS_WRITTEN)
+
+
 def parse_config(raw: dict[str, Any], origin: str) -> ProjectConfig:
     """Validate a mapping; ``origin`` names it in errors."""
     try:
-        return ProjectConfig.model_validate(raw)
+        return ProjectConfig.model_validate(raw, context=AS_WRITTEN)
     except ValidationError as error:
         raise ConfigError("\n".join(error_line(ProjectConfig, origin, p) for p in error.errors())) from error

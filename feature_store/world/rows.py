@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from feature_store.clocks import DAY_MS, HOUR_MS, PartitionClock
 from feature_store.config import WorldConfig
-from feature_store.errors import ContractError
 from feature_store.world.effects import DEVICES, VERTICALS, Floats, Ints, sigmoid
 from feature_store.world.states import Attributes, HiddenStates, stream
 
@@ -55,15 +54,8 @@ class WorldGrid:
 
     @classmethod
     def of(cls, world: WorldConfig, clock: PartitionClock) -> WorldGrid:
-        """Cells divide both an hour and a partition; a world starts at a partition's border on or after its day.
-
-        Raises:
-            ContractError: ``source.world.start`` is no day.
-        """
-        try:
-            day = PartitionClock(DAY_MS).start(world.start)
-        except ContractError as error:
-            raise ContractError(f"source.world.start: {error}") from error
+        """Cells divide both an hour and a partition; a world starts at a partition's border on or after its day."""
+        day = PartitionClock(DAY_MS).start(world.start)
         return cls(world, day + clock.offset_ms, math.gcd(clock.grain_ms, HOUR_MS))
 
     @property

@@ -19,6 +19,7 @@ def dataset(**changes):
         "lag": "5m",
         "entities": {"user": "user", "item": "item"},
         "event_ts": {"value": "event_ts"},
+        "impression_id": "impression_id",
         "labels": {"click": {"value": "click", "delay": "10m"}, "buy": {"value": "buy", "delay": "90m"}},
         "features": {
             "topic": {"value": "topic", "kind": "categorical"},

@@ -213,5 +213,3 @@ def test_without_effects_there_is_nothing_to_know():
 def test_only_a_generated_world_knows_its_truth():
     with pytest.raises(ContractError, match=r"tiny: source\.world is absent"):
         world_truth(make_dataset(), ["2026-01-01"])
-    with pytest.raises(ContractError, match=r"source\.world\.start: got partition 'soon'"):
-        world_truth(demo(start="soon"), ["2026-01-01"])

@@ -30,9 +30,9 @@ WINDOWS = {
 def raw_settings(**dataset: Any) -> dict[str, Any]:
     """conf/demo.yaml with a smaller world; ``dataset`` replaces fields of the data contract."""
     raw: dict[str, Any] = yaml.safe_load(CONF.read_text())
-    raw["dataset"]["source"] = {"world": WORLD}
+    raw["dataset"]["source"] = {"world": dict(WORLD)}
     raw["dataset"].update(dataset)
-    raw["windows"] = WINDOWS
+    raw["windows"] = dict(WINDOWS)
     raw["range"] = {"first": FIRST, "last": KNOWN}
     raw["gate"] = {"min_positives": 50, "calibration_low": 0.5, "calibration_high": 2.0}
     raw["fm"]["train"]["epochs"] = 1

@@ -24,6 +24,10 @@ def broken(path: str, value: Any) -> str:
     return str(caught.value)
 
 
+NUMERIC = {"value": "hour", "kind": "numeric"}
+WINDOWS = "windows.0: allowed: ever, or a whole number above 0 and a unit, as in 30m, 6h or 1d"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -99,6 +103,52 @@ def broken(path: str, value: Any) -> str:
             "vm.loopfm_readers: got key 'nobody'; allowed: a key of dataset.histories",
         ),
         ("vm.kd_weight", -1, "vm.kd_weight: Input should be greater than 0; got -1"),
+        ("dataset.lag", 5, "dataset.lag: allowed: a whole number and a unit, as in 30m, 6h or 1d; got 5"),
+        ("dataset.features.weight", NUMERIC, "dataset: features.weight: makes column 'weight', which is a table's own"),
+        (
+            "dataset.source.world",
+            {"start": "soon"},
+            "source.world.start: allowed: a day as in 2026-01-01; got partition",
+        ),
+        (
+            "dataset.source.world",
+            {"start": "2026-01-01T00"},
+            "source.world.start: allowed: a day as in 2026-01-01; got",
+        ),
+        *(
+            (
+                "dataset.as_of",
+                [{"name": "n", "kind": "count", "key": ["user"], "windows": [w]}],
+                f"{WINDOWS}; got '{w}'",
+            )
+            for w in ("0m", "00h", "1w", "1")
+        ),
+        (
+            "dataset.within_impression",
+            {"columns": ["item_rows_1d"]},
+            "dataset: within_impression.columns: got ['item_rows_1d']; allowed without impression_id: none",
+        ),
+        (
+            "dataset.event_lists",
+            [{"name": "seen", "key": ["user"], "entity": "item", "length": 257}],
+            "dataset.event_lists.0.length: Input should be less than or equal to 256; got 257",
+        ),
+        *(
+            (f"windows.{window}", length, f"windows.{window}: Input should be greater than 0; got {length!r}")
+            for window in ("fm_train", "fm_validation", "vm_train", "vm_validation", "test")
+            for length in ("0d", 0)
+        ),
+        ("vm.base.units", [8, 0], "vm.base.units.1: Input should be greater than or equal to 1; got 0"),
+        (
+            "fm.blocks",
+            {"mlp": {"kind": "mlp", "units": [-1]}},
+            "mlp.units.0: Input should be greater than or equal to 1",
+        ),
+        (
+            "fm.blocks",
+            {"mlp": {"kind": "mlp", "units": [8]}, "a": {"kind": "self_attention", "heads": 3}},
+            "conf/x.yaml: fm: fm.blocks.a.heads: got 3; allowed: a divisor of fm.embedding_dim (8)",
+        ),
         (
             "vm.recipe",
             "best",
@@ -108,6 +158,11 @@ def broken(path: str, value: Any) -> str:
 )
 def test_field_value_and_what_is_allowed_are_named(path: str, value: Any, said: str) -> None:
     assert said in broken(path, value)
+
+
+def test_a_duration_of_nothing_needs_no_unit_where_none_is_allowed() -> None:
+    raw = loop_world.raw_settings(lag=0, training_lag=0)
+    assert parse_config(raw, "x.yaml").dataset.lag == 0
 
 
 def test_what_is_known_only_after_the_event_is_no_feature() -> None:

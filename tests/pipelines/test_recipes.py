@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.config import NormBoundary
-from pipelines.config import ARMS, ProjectConfig, load_config, parse_config
+from pipelines.config import ARMS, ProjectConfig, load_config, parse_config, written_settings
 from pipelines.recipes import overlaid
 from tests.pipelines import loop_world
 
@@ -61,7 +61,7 @@ def test_settings_beside_a_recipe_replace_single_ones_of_it() -> None:
 
 def test_validated_settings_read_again_are_the_same() -> None:
     config = project({"recipe": "recommended", "kd_weights": []})
-    assert parse_config(config.model_dump(mode="json", exclude_none=True), "x.yaml") == config
+    assert parse_config(written_settings(config), "x.yaml") == config
 
 
 def test_a_project_without_a_recipe_keeps_its_settings() -> None:
