@@ -144,7 +144,9 @@ def _arm_scores(
     arms[FM_ARM] = [
         fm_scores(context, vertical, spaces[seed], parts, like) for seed, like in zip(seeds, first, strict=False)
     ]
-    return arms | bound_scores(context, vertical, first[0])
+    # A bound is no model: it holds for the rows, and so for every seed.
+    bounds = bound_scores(context, vertical, first[0])
+    return arms | {arm: scores * len(first) for arm, scores in bounds.items()}
 
 
 def _keys_read(context: RunContext) -> list[str]:
