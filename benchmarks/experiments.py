@@ -29,6 +29,7 @@ from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.evaluate import ALL_KNOWN
 from pipelines.maturity import require_mature
+from pipelines.measure import BATCH_FM_ARM
 from pipelines.scoring import fm_scores, score_parts
 from pipelines.train_fm import train_fm
 from pipelines.train_vm import TrainedVm, load_trained, train_vm, vm_bytes
@@ -159,9 +160,11 @@ class Experiment:
         """The FM's own scores of the rows of ``like``."""
         return fm_scores(self.context, vertical, space, self.test_parts(vertical), like)
 
-    def batch_fm(self, vertical: str, seed: int, like: Scores) -> Scores:
-        """Scores of the rows of ``like`` by an FM of the same size on batch features."""
-        return batch_fm_scores(self.context, vertical, self.space(seed), self.test_parts(vertical), like, seed)
+    def batch_fm(self, vertical: str, likes: Sequence[Scores]) -> dict[str, list[Scores]]:
+        """Scores of the rows of ``likes`` (by seed) by FMs on batch features; empty where the FM reads none."""
+        spaces = {seed: self.space(seed) for seed in range(len(likes))}
+        scores = batch_fm_scores(self.context, vertical, spaces, self.test_parts(vertical), likes)
+        return {BATCH_FM_ARM: scores} if scores else {}
 
     def bounds(self, vertical: str, like: Scores) -> dict[str, list[Scores]]:
         """What the generated world knows of the rows of ``like``; empty on other data."""

@@ -108,8 +108,8 @@ def _cadence(
         for vertical in opened.verticals:
             scored = run_cells(opened, vertical, settings.cells, range(settings.seeds))
             like = scored[BASE][0].scores
-            batch_fm = [opened.batch_fm(vertical, seed, like) for seed in range(settings.seeds)]
-            arms = arm_scores(opened, vertical, scored, settings.bootstrap, {BATCH_FM_ARM: batch_fm})
+            batch_fm = opened.batch_fm(vertical, [like] * settings.seeds)
+            arms = arm_scores(opened, vertical, scored, settings.bootstrap, batch_fm)
             name = cadence if len(opened.verticals) == 1 else f"{cadence}_{vertical}"
             output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
             limits = LIMITS.get(cadence) if settings.with_limits else None
@@ -144,8 +144,9 @@ def _claims(
     for idea in ideas:
         add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, RECIPE))
     report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
-    report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM_ARM).value)
-    report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
+    if BATCH_FM_ARM in arms.by_arm:
+        report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM_ARM).value)
+        report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
     report.add(f"{name}_kd_tr", arms.share(KD).value)
     points = arms.share_difference(RECIPE if RECIPE in arms.by_arm else recipe, KD)
     report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)

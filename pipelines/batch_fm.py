@@ -7,101 +7,172 @@ space and nothing reads its vectors.
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from feature_store.commits import contents
+from feature_store.commits import Pin, contents
 from feature_store.spaces import SpaceRecord
+from models.config import FmConfig
 from models.fm_score import FmScorer
-from models.fm_train import train_fm
+from models.fm_train import FmTrainResult, train_fm
 from models.metrics import Scores
+from models.trainer import EpochRecord
 from pipelines.context import RunContext
 from pipelines.digest import digest
-from pipelines.fm_declaration import batch_fm_dataset, inputs_context
+from pipelines.fm_declaration import batch_fm_dataset, has_batch_fm, inputs_context, require_writable
 from pipelines.fm_inputs import write_fm_inputs
-from pipelines.fm_model import FM_ARTIFACTS, FM_FILE
+from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, model_file, trained_settings
 from pipelines.plan import inputs_targets
+from pipelines.plots import learning_curve
 from pipelines.progress import timed
+from pipelines.reopen import runs_of
+from pipelines.run_plots import log_plots
 from pipelines.specs import fm_specs
 from pipelines.train_fm import fm_rows
 from pipelines.write_range import Call
 
 BATCH_FM_KIND = "batch-fm"
-STEP_VERSION = 1
+MODEL_DIGEST_TAG = "loopfm.model_digest"
+STEP_VERSION = 2
 
 
 def batch_fm_scores(
-    context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], like: Scores, seed: int
-) -> Scores:
-    """Scores of the rows of ``like`` by the FM under the VMs' availability, trained where that was not done yet.
+    context: RunContext, vertical: str, spaces: Mapping[int, SpaceRecord], parts: list[str], likes: Sequence[Scores]
+) -> list[Scores]:
+    """Scores by the FM under the VMs' availability, by seed; empty unless one stands beside the FM of every seed.
 
     Args:
         context: the project.
         vertical: whose head.
-        space: of the FM that it is compared with: it trains and stops early on the same partitions.
-        parts: partitions of the rows.
-        like: the rows, by example id.
-        seed: of weights and order.
+        spaces: seed -> space of the FM that it is compared with.
+        parts: ascending partitions of the rows.
+        likes: the rows, by example id, of each seed in order.
     """
-    own = _batch_context(context, space)
-    tags = context.registry.run_tags(space.run_id)
-    train, validation = (
-        own.dataset.clock.between(*tags[f"loopfm.{name}"].split("..")) for name in ("train", "validation")
-    )
-    for window in (train + validation, parts):
-        _write_inputs(own, window)
-    scorer = FmScorer.load(_trained(own, train, validation, seed))
-    inputs = own.store.arrow("fm_inputs", _pin(own, parts), {"inputs_id": own.inputs_id}, parts)
-    _, logits = scorer.score(inputs)
-    ids = inputs["example_id"].to_numpy()
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, like.example_id, sorter=order)]
-    logit = logits[place, own.dataset.heads.index(vertical)].astype(np.float64)
-    return like.with_p(1 / (1 + np.exp(-logit)))
+    found = [(seed, BatchFm.beside(context, space)) for seed, space in sorted(spaces.items())]
+    beside = [(seed, one) for seed, one in found if one is not None]
+    if len(beside) < len(found):
+        return []
+    return [one.scores(vertical, parts, like, seed) for (seed, one), like in zip(beside, likes, strict=True)]
 
 
-def _batch_context(context: RunContext, space: SpaceRecord) -> RunContext:
-    declared = inputs_context(context, space)
-    config = declared.config.model_copy(update={"dataset": batch_fm_dataset(declared.dataset)})
-    return replace(declared, config=config)
+@dataclass(frozen=True)
+class BatchFm:
+    """The FM under the VMs' availability that stands beside the FM of one space.
+
+    Args:
+        context: the project with what it reads and its size in place of what the YAML file declares.
+        space: of the FM that it is compared with: it trains and stops early on the same partitions.
+        train: partitions that it trains on.
+        validation: partitions that it stops early on.
+    """
+
+    context: RunContext
+    space: SpaceRecord
+    train: list[str]
+    validation: list[str]
+
+    @classmethod
+    def beside(cls, context: RunContext, space: SpaceRecord) -> BatchFm | None:
+        """The one beside the FM of ``space``, as that FM was declared and trained; None where ``has_batch_fm`` is not.
+
+        What the YAML file says by now does not matter: the two are to be of one size and to read the same.
+
+        Raises:
+            StepError: the FM of the space reads what the YAML file no longer declares.
+        """
+        declared = inputs_context(context, space)
+        settings = trained_settings(context, space)
+        if not has_batch_fm(declared.dataset, settings):
+            return None
+        if space.inputs_id != context.inputs_id:
+            require_writable(context, space)
+        changed = {"dataset": batch_fm_dataset(declared.dataset), "fm": settings}
+        tags = context.registry.run_tags(space.run_id)
+        windows = [
+            context.dataset.clock.between(*tags[f"loopfm.{name}"].split("..")) for name in ("train", "validation")
+        ]
+        return cls(replace(declared, config=declared.config.model_copy(update=changed)), space, *windows)
+
+    def scores(self, vertical: str, parts: list[str], like: Scores, seed: int) -> Scores:
+        """Scores of the rows of ``like``, by the model of this seed, trained where it is not yet.
+
+        Args:
+            vertical: whose head.
+            parts: ascending partitions of the rows; those between that hold none of them are ingested too.
+            like: the rows, by example id.
+            seed: of weights and order.
+        """
+        own = self.context
+        for run in (*runs_of(own, self.train + self.validation), own.dataset.clock.between(parts[0], parts[-1])):
+            self._write_inputs(run)
+        scorer = self._trained(seed)
+        inputs = own.store.arrow("fm_inputs", self._pin_inputs(parts), {"inputs_id": own.inputs_id}, parts)
+        _, logits = scorer.score(inputs)
+        ids = inputs["example_id"].to_numpy()
+        order = np.argsort(ids)
+        place = order[np.searchsorted(ids, like.example_id, sorter=order)]
+        logit = logits[place, scorer.heads.index(vertical)].astype(np.float64)
+        return like.with_p(1 / (1 + np.exp(-logit)))
+
+    def _write_inputs(self, parts: list[str]) -> None:
+        # Partial sums would pay only if it were written day by day.
+        call = Call((inputs_targets(self.context)[0],), parts, lambda p: write_fm_inputs(self.context, p))
+        if needed := call.needed(self.context):
+            call.step(needed)
+
+    def _pin_inputs(self, parts: list[str]) -> Pin:
+        return self.context.pin("fm_inputs", {"inputs_id": self.context.inputs_id}, parts)
+
+    def _trained(self, seed: int) -> FmScorer:
+        own, parts = self.context, self.train + self.validation
+        fresh = {"train": own.config.fm.train.model_copy(update={"seed": seed}), "warm_start": False, "snapshots": 1}
+        config = own.config.fm.model_copy(update=fresh)
+        versions = {"fm_inputs": self._pin_inputs(parts), "labels": own.pin("labels", {}, parts)}
+        made_from = (own.store.identity("fm_inputs"), self.train, self.validation, contents(versions))
+        idempotency = digest(BATCH_FM_KIND, STEP_VERSION, config, own.inputs_id, self.space.heads, *made_from)
+        finished = own.registry.finished_run(idempotency)
+        run_id = self._train(config, versions, idempotency) if finished is None else finished.info.run_id
+        recorded = own.registry.run_tags(run_id)[MODEL_DIGEST_TAG]
+        return FmScorer.load(model_file(own, run_id, recorded), recorded)
+
+    def _train(self, config: FmConfig, versions: Mapping[str, Pin], idempotency: str) -> str:
+        """Train within an MLflow run of its own; returns its id."""
+        own, seed = self.context, config.train.seed
+        folder = own.scratch / BATCH_FM_KIND / idempotency
+
+        def report(record: EpochRecord) -> None:
+            own.progress(f"evaluate: epoch {record.epoch + 1}, validation NE {record.validation_ne:.4f}")
+
+        with own.registry.run(f"FM on batch features, seed {seed}", idempotency, self._tags(seed, versions)) as run_id:
+            with timed(own.progress, f"evaluate: an FM of the same size on batch features, seed {seed}"):
+                windows = (self.train, self.validation)
+                rows = [fm_rows(own, versions, window, self.validation[-1]) for window in windows]
+                specs = fm_specs(own.dataset)
+                result = train_fm(config, specs, self.space.heads, rows[0], rows[1], folder, report, resume=True)
+            _record(own, run_id, config, result, folder)
+            shutil.rmtree(folder)
+        return run_id
+
+    def _tags(self, seed: int, versions: Mapping[str, Pin]) -> dict[str, str]:
+        own = self.context
+        tags = {"loopfm.kind": BATCH_FM_KIND, "loopfm.commit": own.commit, "loopfm.seed": str(seed)}
+        tags |= {"loopfm.config": digest(own.config), "loopfm.compared_space": self.space.space_id}
+        tags |= {"loopfm.train": f"{self.train[0]}..{self.train[-1]}"}
+        tags |= {"loopfm.validation": f"{self.validation[0]}..{self.validation[-1]}"}
+        return tags | {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
 
 
-def _write_inputs(own: RunContext, parts: list[str]) -> None:
-    # Partial sums would pay only if it were written day by day.
-    call = Call((inputs_targets(own)[0],), parts, lambda p: write_fm_inputs(own, p))
-    if needed := call.needed(own):
-        call.step(needed)
-
-
-def _pin(own: RunContext, parts: list[str]) -> int:
-    return own.pin("fm_inputs", {"inputs_id": own.inputs_id}, parts)
-
-
-def _trained(own: RunContext, train: list[str], validation: list[str], seed: int) -> Path:
-    """The trained model's file."""
-    fresh = {"train": own.config.fm.train.model_copy(update={"seed": seed}), "warm_start": False, "snapshots": 1}
-    config = own.config.fm.model_copy(update=fresh)
-    versions = {
-        "fm_inputs": own.pin("fm_inputs", {"inputs_id": own.inputs_id}, train + validation),
-        "labels": own.pin("labels", {}, train + validation),
-    }
-    made_from = (own.store.identity("fm_inputs"), train, validation, contents(versions))
-    idempotency = digest(BATCH_FM_KIND, STEP_VERSION, config, own.inputs_id, own.dataset.heads, *made_from)
-    finished = own.registry.finished_run(idempotency)
-    folder = own.scratch / BATCH_FM_KIND / idempotency
-    if finished is not None:
-        return own.registry.fetch_run_files(finished.info.run_id, FM_ARTIFACTS, folder) / FM_FILE
-    tags = {"loopfm.kind": BATCH_FM_KIND, "loopfm.commit": own.commit, "loopfm.seed": str(seed)}
-    tags |= {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
-    with own.registry.run(f"FM on batch features, seed {seed}", idempotency, tags) as run_id:
-        with timed(own.progress, f"evaluate: an FM of the same size on batch features, seed {seed}"):
-            rows = [fm_rows(own, versions, window, validation[-1]) for window in (train, validation)]
-            result = train_fm(config, fm_specs(own.dataset), own.dataset.heads, rows[0], rows[1], folder, resume=True)
-        upload = folder / "upload"
-        upload.mkdir(exist_ok=True)
-        shutil.copyfile(result.path, upload / FM_FILE)
-        own.registry.log_files(run_id, upload, FM_ARTIFACTS)
-        own.registry.log(run_id, config.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
-    return upload / FM_FILE
+def _record(context: RunContext, run_id: str, config: FmConfig, result: FmTrainResult, folder: Path) -> None:
+    registry = context.registry
+    upload = folder / "upload"
+    upload.mkdir(exist_ok=True)
+    shutil.copyfile(result.path, upload / FM_FILE)
+    registry.log_files(run_id, upload, FM_ARTIFACTS)
+    registry.log(run_id, config.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
+    curve = [record.validation_ne for record in result.history]
+    registry.log_curve(run_id, "epoch_validation_ne", curve)
+    log_plots(context, [run_id], learning_curve(curve))
+    registry.client.set_tag(run_id, MODEL_DIGEST_TAG, result.digest)

@@ -17,7 +17,6 @@ from models.metrics import Scores, normalized_entropy
 from pipelines.batch_fm import batch_fm_scores
 from pipelines.context import RunContext
 from pipelines.errors import StepError
-from pipelines.fm_declaration import sees_more_than_a_batch
 from pipelines.maturity import require_mature
 from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, Comparison, Figure, activity_slices
 from pipelines.plots import comparison_plots
@@ -67,11 +66,8 @@ def compare_arms(
     spaces = {vm.seed: context.spaces.get(vm.space_id) for vm in own}
     with timed(context.progress, f"evaluate: {vertical} on {len(parts)} partitions"):
         arms = _arm_scores(context, vertical, own, spaces, parts)
-        if context.config.fm.external is None and sees_more_than_a_batch(context.dataset):
-            arms[BATCH_FM_ARM] = [
-                batch_fm_scores(context, vertical, spaces[seed], parts, like, seed)
-                for seed, like in zip(sorted(spaces), arms[FM_ARM], strict=True)
-            ]
+        if batch := batch_fm_scores(context, vertical, spaces, parts, arms[FM_ARM]):
+            arms[BATCH_FM_ARM] = batch
         slices = _slices(context, vertical, spaces[own[0].seed], train_parts, parts)
         ages: dict[str, np.ndarray] = {}
         if BOTH_ARM in arms:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from feature_store.config import AsOfFeature, DatasetConfig, EventList, FeatureColumn, Name, Strict, WithinImpression
 from feature_store.spaces import SpaceRecord
+from models.config import FmConfig
 from pipelines.digest import digest
 from pipelines.errors import StepError
 
@@ -69,9 +70,13 @@ class FmDeclaration(Strict):
         return dataset.model_copy(update=own)
 
 
-def sees_more_than_a_batch(dataset: DatasetConfig) -> bool:
-    """Whether the FM reads as-of columns or lists, of which a batch sees less."""
-    return bool(_past_columns(dataset) & set(dataset.fm_features))
+def has_batch_fm(dataset: DatasetConfig, fm: FmConfig) -> bool:
+    """Whether an FM under the VMs' availability stands beside this one.
+
+    One does where it is trained here and reads as-of columns or lists at the event, of which a batch sees less.
+    """
+    reads_past = bool(_past_columns(dataset) & set(dataset.fm_features))
+    return fm.external is None and dataset.fm_clock == "event" and reads_past
 
 
 def batch_fm_dataset(dataset: DatasetConfig) -> DatasetConfig:

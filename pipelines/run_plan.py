@@ -12,7 +12,7 @@ from feature_store.spaces import SpaceRecord
 from pipelines.backfill_plan import expected_rows
 from pipelines.config import Arm
 from pipelines.context import RunContext
-from pipelines.fm_declaration import sees_more_than_a_batch
+from pipelines.fm_declaration import has_batch_fm
 from pipelines.plan import Planned, Target, ranges, states_after
 from pipelines.registry import CHALLENGER, CHAMPION
 from pipelines.step import Scope
@@ -76,7 +76,7 @@ class _Planner:
 
     def _compared(self) -> str:
         config = self.context.config
-        batch_fm = config.fm.external is None and sees_more_than_a_batch(config.dataset)
+        batch_fm = has_batch_fm(config.dataset, config.fm)
         beside = ", beside an FM of the same size on batch features" if batch_fm else ""
         return f"arms {', '.join(self.arms)}{beside}"
 

@@ -109,6 +109,22 @@ def test_a_plan_holds_what_becomes_stale_by_what_it_writes(tmp_path: Path) -> No
     assert not any(FIRST in line for line in shown)
 
 
+@pytest.mark.parametrize(("fm_clock", "fresh"), [("event", True), ("batch", False)])
+def test_a_changed_lag_stales_what_the_fm_reads_of_closed_partitions(
+    tmp_path: Path, fm_clock: str, fresh: bool
+) -> None:
+    declared = {"fm_features": ["hour", "user_clicks"], "fm_clock": fm_clock}
+    context, later = (loop_world.context(tmp_path, lag=lag, **declared) for lag in ("0m", "2h"))
+    examples, inputs = (target_of(context, table) for table in ("examples", "fm_inputs"))
+    written(context, examples, SECOND, 0)
+    written(context, inputs, SECOND, 0, dict.fromkeys(OWN, 0))
+    assert state(context, inputs, SECOND).is_fresh
+    found = state(later, target_of(later, "fm_inputs"), SECOND)
+    assert found == (
+        PartState("done", "", 5) if fresh else PartState("stale", "settings changed since it was written", 5)
+    )
+
+
 def test_late_rows_of_an_earlier_partition_and_empty_ones_stale_nothing(tmp_path: Path) -> None:
     context = context_of(tmp_path, ["ever"])
     examples, inputs = target_of(context, "examples"), target_of(context, "fm_inputs")
@@ -139,6 +155,8 @@ def test_what_as_of_columns_look_back_to_ends_with_their_clock() -> None:
     assert earlier_parts(dataset)("2026-01-09") == ("2026-01-07", "2026-01-08")
     assert earlier_parts(dataset, ["seen"])("2026-01-09") == ("2026-01-05", "2026-01-07")
     assert earlier_parts(dataset, [])("2026-01-09") is None
+    batch = dataset.model_copy(update={"fm_clock": "batch"})
+    assert earlier_parts(batch)("2026-01-09") == earlier_parts(dataset, ["seen"])("2026-01-09")
     ever = make_dataset(as_of=[SEEN | {"windows": ["1d", "ever"]}], fm_features=["seen"])
     assert earlier_parts(ever)("2026-01-09") == ("", "2026-01-08")
     assert earlier_parts(make_dataset())("2026-01-09") is None

@@ -79,6 +79,14 @@ def test_a_changed_fm_plans_a_new_space_and_leaves_the_sources(loop: Loop) -> No
     assert [action.what for action in of(actions, "gate")] == ["feed", "shop"]
 
 
+def test_the_plan_names_the_fm_on_batch_features_where_the_fm_reads_more(loop: Loop) -> None:
+    context = loop.again(fm_features=["hour", "category", "user_clicks"])
+    reasons = [action.why for action in of(planned(loop, context), "evaluate")]
+    arms = f"arms {', '.join(ARMS)}"
+    assert reasons == [[f"{arms}, beside an FM of the same size on batch features"]] * 2
+    assert [action.why for action in of(loop.planned, "evaluate")] == [[arms]] * 2
+
+
 def test_what_a_planned_write_stales_is_planned_too(loop: Loop) -> None:
     shorter = {"keys": {"user": ["user"], "item": ["item"]}, "length": 7, "retention": "8d"}
     actions, space_id = planned(loop, loop.again(histories=shorter)), loop.result.spaces[0].space_id
