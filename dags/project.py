@@ -16,8 +16,8 @@ from dags.runner import VerbOperator
 from pipelines.config import ProjectConfig, load_config
 from pipelines.orchestration.airflow_env import SPARK_POOL, TRAINER_POOL
 
-SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "write"}
-TRAINER_STEPS = {"train-fm", "train-vm", "compare", "search"}
+SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "write", "compare"}
+TRAINER_STEPS = {"train-fm", "train-vm", "search"}
 DEFAULTS = {"owner": "loopfm", "retries": 2, "retry_delay": timedelta(seconds=10)}
 PART_PARAM = Param(
     None, type=["null", "string"], description="Partition, such as 2026-01-09 (default: the run's partition key)"

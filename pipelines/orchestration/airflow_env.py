@@ -25,7 +25,7 @@ SECRET_NAMES = ("password", "jwt", "session", "fernet")
 SPARK_POOL, TRAINER_POOL = "spark", "trainer"
 POOLS = {
     SPARK_POOL: "one Spark driver at a time, of daily runs and backfills together",
-    TRAINER_POOL: "one training at a time",
+    TRAINER_POOL: "one training at a time, besides those of a comparison of arms, which holds the Spark slot",
 }
 
 

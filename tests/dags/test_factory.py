@@ -55,6 +55,8 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     assert pools["score"] == "default_pool"
     trainers = {task.task_id for task in project_dags(str(project_file))["small_fm"].tasks if task.pool == "trainer"}
     assert "train_fm" in trainers
+    vm = {task.task_id: task.pool for task in project_dags(str(project_file))["small_vm_feed"].tasks}
+    assert (vm["train_vm"], vm["compare"]) == ("trainer", "spark"), "it writes what an FM on batch features reads"
     order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
     for before, after in zip(order, [*order[1:], "score"], strict=True):
         assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
