@@ -6,7 +6,10 @@ from models.metrics import Scores
 from pipelines.measure import Comparison, Figure
 from pipelines.report_data import PART_SLICE, PartRow, ReportData, VerticalReport, Window, calibration_figures
 
-STRENGTH = {"base": 0.3, "raw": 0.5, "control": 0.6, "loopfm": 0.8, "loopfm_kd": 0.85, "fm": 1.0, "world_p": 1.2}
+STRENGTH = {
+    **{"base": 0.3, "raw": 0.5, "control": 0.6, "loopfm": 0.8, "loopfm_kd": 0.85, "fm": 1.0, "batch_fm": 0.9},
+    **{"world_state": 0.95, "world_p": 1.2},
+}
 PARTS = ["2026-01-09", "2026-01-10", "2026-01-11"]
 
 

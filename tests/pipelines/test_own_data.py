@@ -54,7 +54,7 @@ def test_csv_files_to_the_report(shop: Path, capsys: pytest.CaptureFixture[str])
     for vertical in ("phone", "desktop"):
         assert f"shop / {vertical} (one seed: not a claim)" in printed
         assert f"<h2>{vertical}</h2>" in page
-    for label in ("base", "+ control", "+ LoopFM", "+ LoopFM + KD", "FM itself"):
+    for label in ("base", "+ control", "+ LoopFM", "+ LoopFM + KD", "FM itself", "FM on batch features"):
         assert re.search(rf"^ {re.escape(label)} +[01]\.\d{{4}}", printed, re.MULTILINE), printed
         assert f">{label}</th>" in page
     assert "gate" in printed

@@ -119,6 +119,21 @@ def test_a_transfer_ratio_is_the_share_of_the_fms_gain(one_seed: ReportData) -> 
     assert f"transfer ratio {share:.0f} %" in "\n".join(value_lines(vertical))
 
 
+@pytest.mark.parametrize(
+    ("column", "arm", "row"),
+    [("TR of batch FM", "batch_fm", "FM on batch features"), ("TR of visible state", "world_state", "visible state")],
+)
+def test_a_transfer_ratio_stands_against_what_a_batch_could_carry(
+    one_seed: ReportData, page: str, column: str, arm: str, row: str
+) -> None:
+    vertical, table = one_seed.verticals[0], arms_table(one_seed.verticals[0])
+    base, own, whole = (vertical.value(name, "ne") or 0.0 for name in ("base", "loopfm", arm))
+    cells = next(cells for title, cells, _ in table.rows if title == "+ LoopFM")
+    assert cells[table.columns.index(column)] == f"{100 * (base - own) / (base - whole):.0f} %"
+    assert f">{column}</th>" in page
+    assert f"{row}</th>" in page
+
+
 def test_names_and_reasons_are_escaped(page: str) -> None:
     for raw in ("shop <b>", "null <user>", "user: <heavy>", "abc & def"):
         assert raw not in page
