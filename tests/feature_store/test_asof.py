@@ -3,11 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.asof import counters_frame, fm_inputs_frame
 from feature_store.asof_plan import counter_names
+from feature_store.clocks import HOUR_MS
 from feature_store.schemas import fm_inputs_schema
 from tests.feature_store.asof_world import Reference, dataset, frames, world
 
@@ -17,14 +18,21 @@ CLOCKS = [
     {"grain": "1d", "day_offset": "90m", "lag": "1h"},
     {"grain": "6h", "lag": "7h"},
 ]
-worlds = given(changes=st.sampled_from(CLOCKS), seed=st.integers(0, 10_000))
 FM_CLOCKS = [*CLOCKS, *({**clock, "fm_clock": "batch"} for clock in CLOCKS)]
-few = settings(max_examples=2, deadline=None)
+SEED = 4
+many = settings(max_examples=16, deadline=None)
+seeds = st.integers(0, 10_000)
 
 
 def fm_rows(spark, config, data, parts):
     examples, labels, past = frames(spark, config, *data)
     return fm_inputs_frame(spark, config, examples, labels, past, parts, "inputs").toArrow()
+
+
+def of_clock(changes, seed):
+    """A data set and a small world of it, long enough for partitions that close within it."""
+    config = dataset(**changes)
+    return config, world(config, seed, rows=50, hours=max(7, 3 * config.grain // HOUR_MS))
 
 
 def all_parts(data):
@@ -35,14 +43,12 @@ def by_id(table):
     return {row["example_id"]: row for row in table.to_pylist()}
 
 
-@few
-@given(changes=st.sampled_from(FM_CLOCKS), seed=st.integers(0, 10_000))
-@example(changes=FM_CLOCKS[-1], seed=2)
-def test_fm_inputs_equal_the_reference(spark, changes, seed):
-    config = dataset(**changes)
-    data = world(config, seed)
+def check_fm_inputs(spark, changes, seed):
+    config, data = of_clock(changes, seed)
     parts = all_parts(data)[1:]
-    rows = by_id(fm_rows(spark, config, data, parts))
+    table = fm_rows(spark, config, data, parts)
+    has_the_schema_of_fm_inputs(table, config)
+    rows = by_id(table)
     wanted = [row for row in data[0] if row["part"] in parts]
     assert set(rows) == {row["example_id"] for row in wanted}
     reference = Reference(config, "fm" if config.fm_clock == "event" else "vm", *data)
@@ -53,28 +59,30 @@ def test_fm_inputs_equal_the_reference(spark, changes, seed):
         for declared in config.event_lists:
             assert (got[declared.name], got[f"{declared.name}_age_hours"]) == reference.event_list(row, declared)
         assert (got["price"], got["tags"], got["weight"]) == (row["price"], row["tags"], row["weight"])
+    check_within_impression(rows, wanted, config, reference)
 
 
-def test_within_impression_compares_the_rows_of_one_request(spark):
-    config = dataset()
-    data = world(config, 4)
-    rows = by_id(fm_rows(spark, config, data, all_parts(data)))
-    reference = Reference(config, "fm", *data)
+def has_the_schema_of_fm_inputs(table, config):
+    expected = fm_inputs_schema(config)
+    assert table.schema.names == expected.names
+    for field in expected:
+        got = table.schema.field(field.name).type
+        assert got.value_type == field.type.value_type if pa.types.is_list(field.type) else got == field.type
+
+
+def check_within_impression(rows, wanted, config, reference):
+    """Rows of one request are compared with each other."""
     for column in config.within_impression.columns:
         values = {example_id: row[column] for example_id, row in rows.items()}
-        for row in data[0]:
+        for row in wanted:
             rank, difference = reference.within(row, column, values)
             got = rows[row["example_id"]]
             assert got[f"{column}_rank"] == rank
             assert got[f"{column}_diff"] == pytest.approx(difference, abs=1e-4)
-    assert any(row["item_seen_ever_rank"] > 0 for row in rows.values())
 
 
-@few
-@worlds
-def test_counters_equal_the_reference_on_the_clock_of_closed_partitions(spark, changes, seed):
-    config = dataset(**changes)
-    data = world(config, seed)
+def check_counters(spark, changes, seed):
+    config, data = of_clock(changes, seed)
     examples, labels, _ = frames(spark, config, *data)
     names = counter_names(config)
     rows = by_id(counters_frame(spark, config, examples, labels, all_parts(data), names).toArrow())
@@ -87,20 +95,47 @@ def test_counters_equal_the_reference_on_the_clock_of_closed_partitions(spark, c
         assert {name: got[name] for name in expected} == expected
 
 
-def test_frame_has_the_schema_of_fm_inputs(spark):
-    config = dataset()
-    table = fm_rows(spark, config, world(config, 5), ["2026-01-01T02"])
-    expected = fm_inputs_schema(config)
-    assert table.schema.names == expected.names
-    for field in expected:
-        got = table.schema.field(field.name).type
-        assert got.value_type == field.type.value_type if pa.types.is_list(field.type) else got == field.type
+@pytest.mark.parametrize("changes", FM_CLOCKS, ids=str)
+def test_fm_inputs_equal_the_reference(spark, changes):
+    check_fm_inputs(spark, changes, SEED)
+
+
+def test_counters_equal_the_reference_on_the_clock_of_closed_partitions(spark):
+    check_counters(spark, CLOCKS[-1], SEED)
+
+
+@pytest.mark.slow
+@many
+@given(changes=st.sampled_from(FM_CLOCKS), seed=seeds)
+def test_fm_inputs_equal_the_reference_over_random_worlds(spark, changes, seed):
+    check_fm_inputs(spark, changes, seed)
+
+
+@pytest.mark.slow
+@many
+@given(changes=st.sampled_from(CLOCKS), seed=seeds)
+def test_counters_equal_the_reference_over_random_worlds(spark, changes, seed):
+    check_counters(spark, changes, seed)
+
+
+def test_the_worlds_of_the_reference_hold_what_there_is_to_see():
+    """Else the tests above would compare zeros."""
+    for changes in FM_CLOCKS:
+        config, data = of_clock(changes, SEED)
+        reference = Reference(config, "fm" if config.fm_clock == "event" else "vm", *data)
+        rows = [row for row in data[0] if row["part"] in all_parts(data)[1:]]
+        seen = [reference.columns(row, config.as_of) for row in rows]
+        assert sum(row["item_seen_ever"] > 0 for row in seen) > 10, changes
+        assert sum(row["item_rate_ever"] > 0 for row in seen) > 2, changes
+        assert sum(bool(reference.event_list(row, config.event_lists[0])[0]) for row in rows) > 5, changes
+        values = {row["example_id"]: made["item_seen_ever"] for row, made in zip(rows, seen, strict=True)}
+        assert any(reference.within(row, "item_seen_ever", values)[0] > 0 for row in rows), changes
 
 
 def test_partitions_singly_equal_the_range(spark):
     config = dataset()
     data = world(config, 6, hours=3)
-    parts = all_parts(data)
+    parts = all_parts(data)[-2:]
     together = fm_rows(spark, config, data, parts)
     singly = pa.concat_tables([fm_rows(spark, config, data, [part]) for part in parts])
     assert singly.sort_by("example_id").equals(together.sort_by("example_id"))
