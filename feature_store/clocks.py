@@ -19,6 +19,8 @@ from feature_store.errors import ContractError
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
+INSTANTS_START, INSTANTS_END = 0, 253_402_300_800_000
+"""Instants of a source lie from 1970-01-01 until the end of the year 9999: others are faults, such as a wrong unit."""
 
 _UNITS = {"ms": 1, "s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _DURATION = re.compile(r"^(\d+)\s*(ms|s|m|h|d)$")

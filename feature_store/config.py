@@ -229,7 +229,7 @@ class EventList(Strict):
     name: Name
     key: list[Name] = Field(min_length=1)
     entity: Name
-    length: int = Field(ge=1, le=256)
+    length: int = Field(ge=1, le=256, description="models read no longer lists")
     label: Name | None = None
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from feature_store.clocks import INSTANTS_END, INSTANTS_START
 from feature_store.config import DatasetConfig, InstantColumn, ReadConfig
 from feature_store.object_store import on_s3, s3_uri
 from feature_store.sources.paths import expand
@@ -138,5 +139,7 @@ def _instants(values: pa.ChunkedArray, instant: InstantColumn) -> pa.ChunkedArra
     if instant.unit == "ms" and pa.types.is_integer(kind):
         return values.cast(pa.int64())
     if instant.unit == "s" and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return pc.round(pc.multiply(values.cast(pa.float64()), 1000.0)).cast(pa.int64())
+        millis = pc.round(pc.multiply(values.cast(pa.float64()), 1000.0))
+        readable = pc.and_(pc.greater_equal(millis, INSTANTS_START), pc.less(millis, INSTANTS_END))
+        return pc.if_else(readable, millis, None).cast(pa.int64())
     raise ValueError(f"{instant.value}: only Spark reads {kind} with unit {instant.unit}")

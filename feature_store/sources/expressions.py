@@ -10,11 +10,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from feature_store.clocks import DAY_MS, HOUR_MS, PartitionClock
+from feature_store.clocks import DAY_MS, HOUR_MS, INSTANTS_END, INSTANTS_START, PartitionClock
 from feature_store.errors import ContractError
-
-INSTANTS_START, INSTANTS_END = 0, 253_402_300_800_000
-"""Instants of a source lie from 1970-01-01 until the end of the year 9999: others are faults, such as a wrong unit."""
 
 _LENIENT = {"spark.sql.ansi.enabled": "false", "spark.sql.session.timeZone": "UTC"}
 

@@ -8,8 +8,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from feature_store.clocks import INSTANTS_END, INSTANTS_START
 from feature_store.config import InstantColumn
-from feature_store.sources.expressions import INSTANTS_END, INSTANTS_START, instant_column, resolve
+from feature_store.sources.expressions import instant_column, resolve
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ def test_instants_are_read_as_spark_reads_them(tmp_path: Path, kind: pa.DataType
     rows = changed_rows(dataset, {PARTS[0]: 0})
     assert rows is not None
     assert (rows["event_ts"].to_pylist(), rows["arrived_at"].to_pylist()) == ([START], [START])
+
+
+def test_times_that_are_no_instants_are_of_no_partition(tmp_path: Path) -> None:
+    times = [START / 1000, math.nan, math.inf, -math.inf, -1.0, 1e300]
+    pq.write_table(pa.table({"time": times, "user": range(6)}), tmp_path / "a.parquet")
+    dataset = shop(tmp_path, event_ts={"value": "time", "unit": "s"}, arrived_at=None)
+    assert _found(changed_rows(dataset, {PARTS[0]: 0, "1970-01-01": 0})) == [(str(tmp_path / "a.parquet"), START)]
 
 
 def test_a_csv_file_tells_too(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from models.encode import MAX_LIST_LENGTH
 from pipelines.config import ARMS, load_config, parse_config
 from pipelines.errors import ConfigError
 from tests.pipelines import loop_world
@@ -130,7 +131,7 @@ WINDOWS = "windows.0: allowed: ever, or a whole number above 0 and a unit, as in
         ),
         (
             "dataset.event_lists",
-            [{"name": "seen", "key": ["user"], "entity": "item", "length": 257}],
+            [{"name": "seen", "key": ["user"], "entity": "item", "length": MAX_LIST_LENGTH + 1}],
             "dataset.event_lists.0.length: Input should be less than or equal to 256; got 257",
         ),
         *(
