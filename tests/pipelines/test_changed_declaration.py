@@ -242,7 +242,7 @@ def test_an_older_declaration_keeps_its_id_its_columns_and_the_counters_of_now(
 
 def test_unused_declarations_leave_the_id(before: RunContext, tmp_path: Path) -> None:
     unused = {"as_of": [*DEMO["as_of"], SPARE], "within_impression": {"columns": ["spare_1d"]}}
-    assert loop_world.context(tmp_path, **unused).inputs_id == before.inputs_id
+    assert loop_world.context(tmp_path, impression_id="user_id", **unused).inputs_id == before.inputs_id
 
 
 @pytest.mark.parametrize(
