@@ -34,7 +34,7 @@ airflow: env ## run Airflow's own command line: make airflow ARGS="dags list"
 	@$(BIN)/python -m pipelines.orchestration airflow $(ARGS)
 
 test: env ## run the tests (under 12 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2
 
 test-slow: env ## run the proofs that take minutes each
 	@$(BIN)/python -m pytest -m slow --timeout=1800

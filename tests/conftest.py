@@ -15,8 +15,8 @@ from feature_store.session import spark_session
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-LOOP = "loop"
-"""The fixture of ``tests/pipelines`` that runs the whole loop."""
+TOGETHER = ("tests/pipelines/", "tests/dags/")
+"""Packages with fixtures that take a minute: the run of the whole loop, Airflow's database."""
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -40,19 +40,17 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what is dear to make stay in one process, and the largest group starts first."""
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != LOOP)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files of one package that share what is dear to make stay in one process; other files go where there is room."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class ByPackage(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return next((package for package in TOGETHER if file.startswith(package)), file)
 
-def _group(item: pytest.Item) -> str:
-    if LOOP in getattr(item, "fixturenames", ()):
-        return LOOP
-    return "dags" if "dags" in item.path.parts else item.path.stem
+    return ByPackage(config, log)
 
 
 @pytest.fixture(scope="session")

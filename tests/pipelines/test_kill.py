@@ -149,10 +149,11 @@ def figures(context: RunContext) -> set[tuple[Any, ...]]:
 
 
 def test_killed_between_data_commit_and_ledger(loop: Loop, tmp_path: Path, patched: None) -> None:
-    killed(tmp_path, "tables", "examples", "committed")
+    killed(tmp_path, "ingested", "examples", "committed")
     context = killer.context(tmp_path)
-    killer.write_raw(context)
-    assert_same_rows(context, loop.again(), ["quarantine", "labels", "examples", "fm_inputs", "partials"])
+    assert context.store.pin("examples", {}, loop_world.windows(context).parts) is not None
+    killer.write_ingested(context)
+    assert_same_rows(context, loop.again(), ["quarantine", "labels", "examples"])
 
 
 @pytest.mark.slow
