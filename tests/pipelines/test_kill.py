@@ -20,7 +20,7 @@ from benchmarks.killing import SETTINGS_OF_RUNS
 from feature_store.sources.paths import DATA_ROOT_SETTING
 from pipelines.context import RunContext
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK
-from tests.pipelines import killer
+from tests.pipelines import killer, loop_world
 from tests.pipelines.conftest import Loop
 
 if TYPE_CHECKING:
