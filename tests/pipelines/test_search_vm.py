@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from pipelines.cli import main
@@ -13,6 +16,14 @@ from search.errors import BudgetError, SpaceError
 from tests.pipelines import loop_world
 
 VERTICAL = "feed"
+
+
+@pytest.fixture(scope="module")
+def loop(loop, tmp_path_factory):
+    """A copy of the finished run: a winner that is promoted stays out of the others' way."""
+    root = tmp_path_factory.mktemp("searched") / "home"
+    shutil.copytree(loop.root, root)
+    return replace(loop, root=root, context=loop_world.context(root))
 
 
 def run(loop, plan, context=None):
