@@ -102,7 +102,9 @@ def killed(root: Path, step: str, what: str, boundary: str) -> None:
     # A file, not a pipe: the killed driver's JVM holds its end open until it notices.
     log = root.with_suffix(".log")
     with log.open("w") as output:
-        environment = {**os.environ, **SETTINGS_OF_RUNS}
+        # Torch keeps its threads: weights are compared with those of this process.
+        spark = {name: value for name, value in SETTINGS_OF_RUNS.items() if name.startswith("LOOPFM_SPARK")}
+        environment = {**os.environ, **spark}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, timeout=600)
     assert done.returncode == -signal.SIGKILL, log.read_text()[-2000:]
 
