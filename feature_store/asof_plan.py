@@ -115,16 +115,16 @@ def fm_plan(dataset: DatasetConfig) -> Plan:
 
 
 def vm_plan(dataset: DatasetConfig, names: Sequence[str]) -> Plan:
-    """The plan of as-of declarations ``names`` on the VM's clock: closed partitions + lag."""
+    """The plan of as-of declarations and lists ``names`` on the VM's clock: closed partitions + lag."""
     return _plan(dataset, "vm", set(names))
 
 
 def partial_plans(dataset: DatasetConfig) -> list[Plan]:
     """Plans whose partial sums are kept, one a clock: the FM's, and that of all verticals' counters."""
-    counted = set(counter_names(dataset))
+    counted = counter_names(dataset)
     if dataset.fm_clock == "batch":
-        return [_plan(dataset, "vm", counted | set(dataset.fm_features))]
-    return [fm_plan(dataset), _plan(dataset, "vm", counted)]
+        return [vm_plan(dataset, [*counted, *dataset.fm_features])]
+    return [fm_plan(dataset), vm_plan(dataset, counted)]
 
 
 def counter_names(dataset: DatasetConfig) -> list[str]:

@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
@@ -31,6 +31,9 @@ from feature_store.errors import FeatureStoreError
 from feature_store.schemas import LEDGER, PARTITION_COLUMNS
 from feature_store.store_files import DataFile, Location, matching_files, read_files
 from feature_store.store_log import COMMIT_KEY, DeltaLog, LogCommit
+
+if TYPE_CHECKING:
+    from feature_store.commits import StepInfo
 
 RUNNING, DONE, FAILED, EXPIRED = "running", "done", "failed", "expired"
 
@@ -83,6 +86,10 @@ class LedgerEntry:
     def done(self) -> bool:
         """Whether the partition may be read."""
         return self.state == DONE
+
+    def done_by(self, step: StepInfo) -> bool:
+        """Whether it is done, by this version of the step and with these settings."""
+        return self.done and (self.definition, self.step_version) == (step.definition, step.version)
 
 
 def scope_text(scope: Scope) -> str:

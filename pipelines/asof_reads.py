@@ -83,8 +83,7 @@ def _fresh_partials(context: RunContext, scope: dict[str, str]) -> list[str]:
     return [
         part
         for part, entry in ledger.coverage("partials", scope).items()
-        if entry.done
-        and (entry.definition, entry.step_version) == (info.definition, info.version)
+        if entry.done_by(info)
         and not any(_newer(of.get(part), entry.versions_read.get(table)) for table, of in inputs.items())
     ]
 

@@ -9,27 +9,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
 
 from feature_store.commits import Pin, contents
 from feature_store.spaces import SpaceRecord
 from models.config import FmConfig
 from models.fm_score import FmScorer
-from models.fm_train import FmTrainResult, train_fm
+from models.fm_train import train_fm
 from models.metrics import Scores
 from models.trainer import EpochRecord
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.fm_declaration import batch_fm_dataset, has_batch_fm, inputs_context, require_writable
 from pipelines.fm_inputs import write_fm_inputs
-from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, model_file, trained_settings
+from pipelines.fm_model import log_training, model_file, trained_settings
 from pipelines.plan import inputs_targets
-from pipelines.plots import learning_curve
 from pipelines.progress import timed
 from pipelines.reopen import runs_of
-from pipelines.run_plots import log_plots
+from pipelines.scoring import by_logits
 from pipelines.specs import fm_specs
 from pipelines.train_fm import fm_rows
 from pipelines.write_range import Call
@@ -111,11 +107,7 @@ class BatchFm:
         scorer = self._trained(seed)
         inputs = own.store.arrow("fm_inputs", self._pin_inputs(parts), {"inputs_id": own.inputs_id}, parts)
         _, logits = scorer.score(inputs)
-        ids = inputs["example_id"].to_numpy()
-        order = np.argsort(ids)
-        place = order[np.searchsorted(ids, like.example_id, sorter=order)]
-        logit = logits[place, scorer.heads.index(vertical)].astype(np.float64)
-        return like.with_p(1 / (1 + np.exp(-logit)))
+        return by_logits(like, inputs["example_id"].to_numpy(), logits[:, scorer.heads.index(vertical)])
 
     def _write_inputs(self, parts: list[str]) -> None:
         # Partial sums would pay only if it were written day by day.
@@ -152,7 +144,8 @@ class BatchFm:
                 rows = [fm_rows(own, versions, window, self.validation[-1]) for window in windows]
                 specs = fm_specs(own.dataset)
                 result = train_fm(config, specs, self.space.heads, rows[0], rows[1], folder, report, resume=True)
-            _record(own, run_id, config, result, folder)
+            log_training(own, run_id, config, result, folder)
+            own.registry.client.set_tag(run_id, MODEL_DIGEST_TAG, result.digest)
             shutil.rmtree(folder)
         return run_id
 
@@ -163,16 +156,3 @@ class BatchFm:
         tags |= {"loopfm.train": f"{self.train[0]}..{self.train[-1]}"}
         tags |= {"loopfm.validation": f"{self.validation[0]}..{self.validation[-1]}"}
         return tags | {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
-
-
-def _record(context: RunContext, run_id: str, config: FmConfig, result: FmTrainResult, folder: Path) -> None:
-    registry = context.registry
-    upload = folder / "upload"
-    upload.mkdir(exist_ok=True)
-    shutil.copyfile(result.path, upload / FM_FILE)
-    registry.log_files(run_id, upload, FM_ARTIFACTS)
-    registry.log(run_id, config.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
-    curve = [record.validation_ne for record in result.history]
-    registry.log_curve(run_id, "epoch_validation_ne", curve)
-    log_plots(context, [run_id], learning_curve(curve))
-    registry.client.set_tag(run_id, MODEL_DIGEST_TAG, result.digest)

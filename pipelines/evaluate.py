@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,20 +164,23 @@ def _slices(
 
 
 def _part_slices(context: RunContext, scores: Scores) -> dict[str, np.ndarray]:
+    return {name: scores.example_id[rows] for name, rows in _by_part(context, scores)}
+
+
+def _by_part(context: RunContext, scores: Scores) -> Iterator[tuple[str, np.ndarray]]:
+    """The slice of each partition, in order, and which rows are its own."""
     clock = context.dataset.clock
     starts = clock.floor(scores.event_ts)
-    return {f"{PART_SLICE}{clock.part_of(int(s))}": scores.example_id[starts == s] for s in np.unique(starts)}
+    for start in np.unique(starts):
+        yield f"{PART_SLICE}{clock.part_of(int(start))}", starts == start
 
 
 def _curves(context: RunContext, arms: Mapping[str, list[Scores]]) -> Iterable[Figure]:
     """Of the first seed: NE and coverage by partition, and the calibration curve."""
-    clock = context.dataset.clock
     for arm, scores in arms.items():
-        starts = clock.floor(scores[0].event_ts)
         yield from calibration_figures(arm, scores[0])
-        for start in np.unique(starts):
-            rows = scores[0].take(starts == start)
-            name = f"{PART_SLICE}{clock.part_of(int(start))}"
+        for name, own in _by_part(context, scores[0]):
+            rows = scores[0].take(own)
             yield Figure(arm, name, "ne", normalized_entropy(rows.label, rows.p, rows.weight), len(rows))
             for key, has in rows.has_history.items():
                 yield Figure(arm, name, f"{COVERAGE}{key}", float(has.mean()), len(rows))

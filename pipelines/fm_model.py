@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -13,6 +14,11 @@ from models.checkpoint import digest_file
 from models.config import FmConfig
 from pipelines.context import RunContext
 from pipelines.errors import StepError
+from pipelines.plots import learning_curve
+from pipelines.run_plots import log_plots
+
+if TYPE_CHECKING:
+    from models.fm_train import FmTrainResult
 
 FM_ARTIFACTS = "fm"
 FM_FILE = "model.pt"
@@ -34,6 +40,22 @@ def model_file(context: RunContext, run_id: str, digest: str) -> Path:
         fetched = context.registry.fetch_run_files(run_id, f"{FM_ARTIFACTS}/{FM_FILE}", Path(folder))
         shutil.copyfile(fetched, local)
     return local
+
+
+def log_training(context: RunContext, run_id: str, settings: FmConfig, result: FmTrainResult, folder: Path) -> None:
+    """Log what a training of an FM made: its file and settings, parameters, validation metrics and curve.
+
+    ``folder``: of the training; what is uploaded is gathered below it.
+    """
+    registry, upload = context.registry, folder / "upload"
+    upload.mkdir(exist_ok=True)
+    shutil.copyfile(result.path, upload / FM_FILE)
+    (upload / SETTINGS_FILE).write_text(settings.model_dump_json(indent=2))
+    registry.log_files(run_id, upload, FM_ARTIFACTS)
+    registry.log(run_id, settings.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
+    curve = [record.validation_ne for record in result.history]
+    registry.log_curve(run_id, "epoch_validation_ne", curve)
+    log_plots(context, [run_id], learning_curve(curve))
 
 
 def trained_settings(context: RunContext, space: SpaceRecord) -> FmConfig:

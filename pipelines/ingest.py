@@ -96,11 +96,7 @@ def _has_past(context: RunContext) -> bool:
 def _missing(context: RunContext, parts: list[str]) -> list[str]:
     """The contiguous range of ``parts`` that holds all whose past events were not written as they are declared."""
     done, info = context.store.ledger.coverage(PAST_EVENTS.table, {}), PAST_EVENTS.info(context)
-    as_declared = {
-        part
-        for part, entry in done.items()
-        if entry.done and (entry.definition, entry.step_version) == (info.definition, info.version)
-    }
+    as_declared = {part for part, entry in done.items() if entry.done_by(info)}
     places = [place for place, part in enumerate(parts) if part not in as_declared]
     return parts[places[0] : places[-1] + 1] if places else []
 

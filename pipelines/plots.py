@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.measure import BATCH_FM_ARM, FM_ARM, WORLD_P, WORLD_STATE, WORLD_VM, Figure
 from pipelines.report_data import BIN_SLICE, COVERAGE, PART_SLICE, VerticalReport
-from pipelines.report_rows import arm_label, history_label
+from pipelines.report_rows import BOUNDS, arm_label, history_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,6 @@ COLOURS = {
     WORLD_P: "#505050",
 }
 LINES = ("base", "raw", "control", "loopfm", "loopfm_kd", FM_ARM)
-BOUNDS = (WORLD_VM, WORLD_STATE, WORLD_P)
 WITH_HISTORY = ("loopfm", "loopfm_kd", "control", "raw")
 SETTINGS = {
     "svg.fonttype": "none",

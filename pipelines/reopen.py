@@ -86,8 +86,7 @@ def reopened(context: RunContext, targets: Sequence[Target], part: str) -> list[
         info = target.info
         for other, state in part_states(context, target, parts).items():
             entry = entries.get(other)
-            same = entry is not None and (entry.step_version, entry.definition) == (info.version, info.definition)
-            if same and state.state == "stale":
+            if entry is not None and entry.done_by(info) and state.state == "stale":
                 found.add(other)
     return sorted(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from feature_store.spaces import SpaceRecord
 from models.alignment import Alignment
@@ -36,11 +37,14 @@ def score_parts(
 def fm_scores(context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], like: Scores) -> Scores:
     """The FM's own scores on the rows of ``like``: its logits as the features table keeps them."""
     rows = feature_rows(context, vertical, space, parts, ["example_id", "teacher_logit"])
-    ids = rows["example_id"].to_numpy()
+    return by_logits(like, rows["example_id"].to_numpy(), rows["teacher_logit"].to_numpy())
+
+
+def by_logits(like: Scores, ids: NDArray[np.int64], logits: NDArray[np.floating]) -> Scores:
+    """Scores of the rows of ``like`` by ``logits`` [N] of examples ``ids`` [N], those rows among them."""
     order = np.argsort(ids)
     place = order[np.searchsorted(ids, like.example_id, sorter=order)]
-    logit = rows["teacher_logit"].to_numpy().astype(np.float64)[place]
-    return like.with_p(1 / (1 + np.exp(-logit)))
+    return like.with_p(1 / (1 + np.exp(-logits.astype(np.float64)[place])))
 
 
 def feature_rows(

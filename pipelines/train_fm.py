@@ -21,11 +21,9 @@ from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.fm_chain import WARM_FROM, fm_chain
 from pipelines.fm_declaration import FmDeclaration
-from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files
-from pipelines.plots import learning_curve
+from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files, log_training
 from pipelines.progress import timed
 from pipelines.registry import CHAMPION
-from pipelines.run_plots import log_plots
 from pipelines.specs import fm_specs
 
 STEP_VERSION = 1
@@ -107,7 +105,8 @@ def train_fm(
             folder = context.scratch / "train-fm" / idempotency
             result = _fit(context, config, rows, folder, processes, chain)
         space = _open_space(context, result, run_id)
-        _record(context, run_id, result, space, folder)
+        log_training(context, run_id, context.config.fm, result, folder)
+        context.registry.client.set_tag(run_id, "loopfm.space", space.space_id)
         if register:
             model = context.registry.register(context.fm_name, run_id, FM_ARTIFACTS, {"loopfm.space": space.space_id})
             context.registry.set_alias(context.fm_name, CHAMPION, model.version)
@@ -159,17 +158,3 @@ def _open_space(context: RunContext, result: FmTrainResult, run_id: str) -> Spac
         run_id=run_id,
         declaration=FmDeclaration.of(dataset).model_dump(mode="json"),
     )
-
-
-def _record(context: RunContext, run_id: str, result: FmTrainResult, space: SpaceRecord, folder: Path) -> None:
-    registry = context.registry
-    upload = folder / "upload"
-    upload.mkdir(exist_ok=True)
-    shutil.copyfile(result.path, upload / FM_FILE)
-    (upload / "config.json").write_text(context.config.fm.model_dump_json(indent=2))
-    registry.log_files(run_id, upload, FM_ARTIFACTS)
-    registry.log(run_id, context.config.fm.model_dump(), {f"validation_{k}": v for k, v in result.metrics.items()})
-    curve = [record.validation_ne for record in result.history]
-    registry.log_curve(run_id, "epoch_validation_ne", curve)
-    log_plots(context, [run_id], learning_curve(curve))
-    registry.client.set_tag(run_id, "loopfm.space", space.space_id)

@@ -75,7 +75,7 @@ def _write_older_inputs(context: RunContext, spaces: Sequence[SpaceRecord], part
     for space in older_inputs(context, spaces):
         if own := own_parts(context, space, parts):
             require_writable(context, space)
-            _write(context, _input_calls(inputs_context(context, space), own))
+            write_calls(context, _input_calls(inputs_context(context, space), own))
 
 
 def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:
@@ -89,13 +89,13 @@ def _write_own(context: RunContext, space: SpaceRecord, parts: list[str]) -> Non
 def write_sources(context: RunContext, parts: list[str], vm_parts: list[str]) -> None:
     """The tables of all spaces where they are not fresh: those of ``parts``, and raw histories of ``vm_parts``."""
     for calls in source_calls(context, parts, vm_parts):
-        _write(context, calls)
+        write_calls(context, calls)
 
 
 def write_space(context: RunContext, space: SpaceRecord, parts: list[str], vm_parts: list[str]) -> None:
     """One space's tables where they are not fresh: outputs and segments of ``parts``, what VMs read of ``vm_parts``."""
     for calls in space_calls(context, space, parts, vm_parts):
-        _write(context, calls)
+        write_calls(context, calls)
 
 
 def source_calls(context: RunContext, parts: list[str], vm_parts: list[str]) -> list[list[Call]]:
@@ -148,7 +148,8 @@ def _ingest_again(context: RunContext, late: list[str]) -> None:
         ingest(context, run)
 
 
-def _write(context: RunContext, calls: list[Call]) -> None:
+def write_calls(context: RunContext, calls: list[Call]) -> None:
+    """Make those of ``calls`` that are needed, at once."""
     writes = []
     for call in calls:
         if needed := call.needed(context):

@@ -23,13 +23,11 @@ from feature_store.sources.paths import DATA_ROOT_SETTING
 from feature_store.tables import TableStore
 from pipelines.context import RunContext
 from pipelines.evaluate import evaluate
-from pipelines.fm_inputs import fm_inputs
-from pipelines.ingest import ingest
 from pipelines.promote import promote
 from pipelines.registry import CHAMPION, ModelRegistry
 from pipelines.train_fm import train_fm
 from pipelines.train_vm import train_vm
-from pipelines.write_range import write_sources, write_space
+from pipelines.write_range import source_calls, write_calls, write_sources, write_space
 from tests.pipelines import loop_world
 
 VERTICAL = "feed"
@@ -72,12 +70,19 @@ def context(root: Path) -> RunContext:
 
 def write_ingested(of: RunContext) -> None:
     """The source's rows."""
-    ingest(of, loop_world.windows(of).parts)
+    _write_first(of, 2)
 
 
 def write_inputs(of: RunContext) -> None:
     """What the FM reads."""
-    fm_inputs(of, loop_world.windows(of).parts)
+    _write_first(of, 3)
+
+
+def _write_first(of: RunContext, groups: int) -> None:
+    """What is needed of the first groups of calls: examples, past events, what the FM reads."""
+    windows = loop_world.windows(of)
+    for calls in source_calls(of, windows.parts, windows.vm)[:groups]:
+        write_calls(of, calls)
 
 
 def write_raw(of: RunContext) -> None:
