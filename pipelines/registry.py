@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -27,6 +28,8 @@ ROLLBACK = "rollback"
 IDEMPOTENCY_TAG = "loopfm.idempotency"
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: its pages show runs below the one that this tag names."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a model or version, and for an alias, that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +166,19 @@ class ModelRegistry:
         return _model(self.client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags)))
 
     def by_alias(self, name: str, alias: str) -> RegisteredModel | None:
-        """The version that an alias names, or None."""
+        """The version that an alias names, or None.
+
+        Raises:
+            MlflowException: the store did not answer. That is no answer of None: a champion would be replaced without a
+                comparison, its space closed and its files removed.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             return _model(self.client.get_model_version_by_alias(name, alias))
-        except MlflowException:
+        except MlflowException as error:
+            if not is_absent(error):
+                raise
             return None
 
     def by_version(self, name: str, version: str) -> RegisteredModel:
@@ -182,6 +192,8 @@ class ModelRegistry:
         try:
             return _model(self.client.get_model_version(name, version))
         except MlflowException as error:
+            if not is_absent(error):
+                raise
             raise StepError(f"{name}: no version {version}; there are {self.versions(name)}") from error
 
     def versions(self, name: str) -> list[str]:
@@ -227,6 +239,11 @@ class ModelRegistry:
     def _runs(self, idempotency: str) -> list[Run]:
         query = f"tags.`{IDEMPOTENCY_TAG}` = '{idempotency}'"
         return list(self.client.search_runs([self.experiment_id], query))
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Whether MLflow answered that no such model, version or alias exists; any other error tells nothing of that."""
+    return error.error_code in ABSENT
 
 
 def _model(version: ModelVersion) -> RegisteredModel:

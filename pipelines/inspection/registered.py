@@ -9,7 +9,7 @@ from pathlib import Path
 from feature_store.config import RAW_SPACE
 from feature_store.ledger import Scope
 from pipelines.context import RunContext
-from pipelines.registry import ModelRegistry
+from pipelines.registry import ModelRegistry, is_absent
 
 VERSION_TAG = "loopfm.version."
 SQLITE = "sqlite:///"
@@ -74,7 +74,9 @@ class ModelBook:
         client = self._registry.client
         try:
             aliases = dict(client.get_registered_model(name).aliases)
-        except MlflowException:
+        except MlflowException as error:
+            if not is_absent(error):
+                raise
             return []
         found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
         named = {str(version) for version in aliases.values()}
