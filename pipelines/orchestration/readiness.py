@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines.config import DATA_ROOT_SETTING, ProjectConfig, data_root
+from feature_store.object_store import s3_uri
+from pipelines.config import DATA_ROOT_SETTING, DEFAULT_DATA_ROOT, ProjectConfig
 from pipelines.orchestration.partition_key import instant_ms
 
 
@@ -17,7 +19,8 @@ def source_ready(config: ProjectConfig, part: str, now: datetime | None = None) 
     marker = config.schedule.ready
     if marker is None:
         return None
-    path = marker.replace("${" + DATA_ROOT_SETTING + "}", str(data_root())).replace("{part}", part)
+    root = os.environ.get(DATA_ROOT_SETTING, DEFAULT_DATA_ROOT)  # a URI too: as a Path it would lose a slash
+    path = marker.replace("${" + DATA_ROOT_SETTING + "}", root).replace("{part}", part)
     return None if _exists(path) else f"{path}, which tells that the source holds {part}, is not there yet"
 
 
@@ -38,5 +41,5 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     from pyarrow import fs
 
-    system, inner = fs.FileSystem.from_uri(path)
+    system, inner = fs.FileSystem.from_uri(s3_uri(path))
     return bool(system.get_file_info(inner).type != fs.FileType.NotFound)

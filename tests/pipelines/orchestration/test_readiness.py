@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pyarrow import fs
 
 from pipelines.config import ProjectConfig, parse_config
 from pipelines.orchestration.readiness import source_ready
@@ -24,13 +26,27 @@ def test_a_partition_must_have_closed() -> None:
     assert source_ready(project(None), PART, CLOSED) is None
 
 
-@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize(("root", "scheme"), [("", ""), ("", "file://"), ("file://", "")])
 def test_a_marker_file_tells_that_the_source_holds_it(
-    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOOPFM_DATA", f"{scheme}{tmp_path}" if not scheme else str(tmp_path))
+    monkeypatch.setenv("LOOPFM_DATA", f"{root}{tmp_path}")
     config = project(f"{scheme}" + "${LOOPFM_DATA}/{part}/_SUCCESS")
     assert str(source_ready(config, PART, CLOSED)).endswith("is not there yet")
     (tmp_path / PART).mkdir()
     (tmp_path / PART / "_SUCCESS").touch()
     assert source_ready(config, PART, CLOSED) is None
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_a_marker_on_an_object_store_is_found_by_either_spelling(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def from_uri(uri: str) -> tuple[fs.FileSystem, str]:
+        asked.append(uri)
+        return fs.LocalFileSystem(), "/absent"
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    monkeypatch.setenv("LOOPFM_DATA", f"{scheme}://loopfm/data")
+    assert str(source_ready(project("${LOOPFM_DATA}/{part}/_SUCCESS"), PART, CLOSED)).endswith("is not there yet")
+    assert asked == [f"s3://loopfm/data/{PART}/_SUCCESS"]
