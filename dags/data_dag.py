@@ -25,7 +25,7 @@ WAIT = timedelta(days=1)
 
 def data_dag(project: Project) -> DAG:
     """Wait, check, ingest, fm-inputs; per active space infer, segments and features; score; watch."""
-    timetable = PartitionTimetable(project.config.dataset.clock)
+    timetable = PartitionTimetable(project.config.dataset.clock, project.config.schedule.late)
     with project.dag("data", DOC, schedule=timetable, params={"part": PART_PARAM}, **_range(project)) as dag:
         one = ("--from", "{part}", "--to", "{part}")
         check = project.step(
@@ -58,8 +58,8 @@ def data_dag(project: Project) -> DAG:
 def _range(project: Project) -> dict[str, Any]:
     schedule = project.config.schedule
     return {
-        "start_date": project.instant(schedule.first, last=True) if schedule.first else None,
-        "end_date": project.instant(schedule.last, last=True) if schedule.last else None,
+        "start_date": project.closes(schedule.first) if schedule.first else None,
+        "end_date": project.closes(schedule.last, last=True) if schedule.last else None,
         "catchup": schedule.catchup,
         "deadline": project.deadline(),
     }

@@ -85,9 +85,8 @@ class Project:
             callback=AsyncCallback(AlarmNotifier, kwargs={"text": text}),
         )
 
-    def instant(self, part: str, *, last: bool = False) -> datetime:
-        """Start of a partition or day; with ``last`` the instant at which its last partition closes."""
+    def closes(self, part: str, *, last: bool = False) -> datetime:
+        """When a partition, or the first (``last``: the last) one of a day, closes: its run is due then."""
         clock = self.config.dataset.clock
-        first_part, last_part = clock.span(part, part)
-        milliseconds = clock.end(last_part) if last else clock.start(first_part)
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+        end = clock.end(clock.span(part, part)[1 if last else 0])
+        return datetime.fromtimestamp(end / 1000, UTC)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import CronTriggerTimetable
-from airflow.timetables.base import DagRunInfo
+from airflow.timetables.base import DagRunInfo, TimeRestriction
 from airflow.timetables.trigger import CronPartitionTimetable, DeltaTriggerTimetable
 from pendulum import DateTime
 
@@ -23,22 +23,38 @@ class PartitionTimetable(CronPartitionTimetable):
     A bound of a backfill that lies at midnight stands for that whole day, as in ``loopfm backfill``; any other instant
     is taken as it is. A partition that has not closed is never backfilled: its scheduled run makes it.
 
+    Without catch-up Airflow goes on with the newest partition alone: one that closed while a longer run of the same Dag
+    was still at work would never be made. Here those of the last ``back_ms`` are made, oldest first.
+
     Args:
         clock: of the data set.
+        back_ms: how far back partitions without a run are made up.
     """
 
-    def __init__(self, clock: PartitionClock) -> None:
+    def __init__(self, clock: PartitionClock, back_ms: int = 0) -> None:
         super().__init__(cron_of(clock), timezone="UTC", run_offset=-1, key_format=key_format(clock))
-        self.clock = clock
+        self.clock, self.back_ms = clock, back_ms
 
     def serialize(self) -> dict[str, Any]:
-        """The clock, for the scheduler and the API server."""
-        return {"grain_ms": self.clock.grain_ms, "offset_ms": self.clock.offset_ms}
+        """Clock and reach, for the scheduler and the API server."""
+        return {"grain_ms": self.clock.grain_ms, "offset_ms": self.clock.offset_ms, "back_ms": self.back_ms}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> PartitionTimetable:
         """The timetable that ``serialize`` described."""
-        return cls(PartitionClock(**data))
+        return cls(PartitionClock(data["grain_ms"], data["offset_ms"]), data.get("back_ms", 0))
+
+    def next_dagrun_info_v2(
+        self, *, last_dagrun_info: DagRunInfo | None, restriction: TimeRestriction
+    ) -> DagRunInfo | None:
+        """The run of the partition after the last one that has a run, or of the oldest within reach."""
+        if last_dagrun_info is None or restriction.catchup:
+            return super().next_dagrun_info_v2(last_dagrun_info=last_dagrun_info, restriction=restriction)
+        now = pendulum.now("UTC")
+        oldest = min(self._align_to_next(now.subtract(seconds=self.back_ms / 1000)), self._align_to_prev(now))
+        first = max(self._get_next(last_dagrun_info.run_after), oldest, restriction.earliest or oldest)
+        within = TimeRestriction(earliest=first, latest=restriction.latest, catchup=True)
+        return super().next_dagrun_info_v2(last_dagrun_info=None, restriction=within)
 
     def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterable[DagRunInfo]:
         """One run for each closed partition from ``earliest`` to ``latest``, both included."""

@@ -29,13 +29,18 @@ class ScheduleConfig(Strict):
         default=None, description="first partition or day to schedule (default: the next to close)"
     )
     last: str | None = Field(default=None, description="last partition or day to schedule (default: no end)")
-    catchup: bool = Field(default=False, description="make partitions missed while the Dag was off; needs first")
+    catchup: bool = Field(
+        default=False, description="make every partition since first that has no run, not only those within late"
+    )
     ready: str | None = Field(
         default=None,
         description="a file that tells that the source holds a partition, with {part} in its path; without it the "
         "source is taken to be ready once the partition has closed",
     )
-    late: Duration = Field(default=2 * DAY_MS, description="how far back late source rows are looked for")
+    late: Duration = Field(
+        default=2 * DAY_MS,
+        description="how far back late source rows are looked for, and partitions without a run are made up",
+    )
     train_vm: str = Field(
         default="0 1 * * *", description="when VMs are trained: cron in UTC, or `every N partitions` as these close"
     )

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pendulum
 import pytest
 from airflow.serialization.serialized_objects import DagSerialization
-from airflow.timetables.base import TimeRestriction
+from airflow.timetables.base import DagRunInfo, TimeRestriction
 
 from dags.data_dag import data_dag
 from dags.project import Project
 from dags.timetable import PartitionTimetable
 from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS, PartitionClock
 from feature_store.errors import ContractError
+from pipelines.config import parse_config
 from pipelines.errors import ConfigError, StepError
 from pipelines.orchestration.partition_key import closed_part, cron_of, resolve_part
 from tests.pipelines import loop_world
@@ -45,8 +46,13 @@ def at(text: str) -> datetime:
 
 def scheduled_keys(clock: PartitionClock, first: str, last: str) -> list[str | None]:
     """Keys of the runs that a scheduler with catch-up makes, from the end of ``first`` to the end of ``last``."""
-    table, keys, previous = PartitionTimetable(clock), [], None
     earliest, latest = (pendulum.from_timestamp(clock.end(part) / 1000) for part in (first, last))
+    return keys_between(clock, earliest, latest)
+
+
+def keys_between(clock: PartitionClock, earliest: pendulum.DateTime, latest: pendulum.DateTime) -> list[str | None]:
+    """The same from the first due instant to the last."""
+    table, keys, previous = PartitionTimetable(clock), [], None
     restriction = TimeRestriction(earliest=earliest, latest=latest, catchup=True)
     while (info := table.next_dagrun_info_v2(last_dagrun_info=previous, restriction=restriction)) is not None:
         keys.append(info.partition_key)
@@ -101,14 +107,43 @@ def test_a_partition_that_has_not_closed_is_left_to_the_schedule() -> None:
     )
 
 
+@pytest.mark.parametrize("grain", ["1d", "1h"])
+def test_a_schedule_goes_from_the_first_partition_of_its_first_day_to_the_last_of_its_last(grain: str) -> None:
+    schedule = {"first": "2025-03-29", "last": "2025-03-30", "catchup": True}
+    config = parse_config(loop_world.raw_settings(grain=grain) | {"schedule": schedule}, "x.yaml")
+    dag = data_dag(Project("x.yaml", config))
+    clock = config.dataset.clock
+    parts = clock.between(*clock.span("2025-03-29", "2025-03-30"))
+    assert dag.start_date == at("2025-03-29") + timedelta(milliseconds=clock.grain_ms)
+    assert keys_between(clock, pendulum.instance(dag.start_date), pendulum.instance(dag.end_date)) == parts
+
+
+def test_partitions_that_closed_during_a_long_run_are_made_up_and_older_ones_are_not() -> None:
+    clock = GRAINS["hour"]
+    table = PartitionTimetable(clock, 5 * HOUR_MS)
+    closed = closed_part(clock, datetime.now(UTC))
+    free = TimeRestriction(earliest=None, latest=None, catchup=False)
+
+    def after(part: str) -> str | None:
+        last = DagRunInfo(run_after=pendulum.from_timestamp(clock.end(part) / 1000), data_interval=None)
+        info = table.next_dagrun_info_v2(last_dagrun_info=last, restriction=free)
+        return info.partition_key if info else None
+
+    assert after(clock.next(closed, -3)) == clock.next(closed, -2)
+    assert after(closed) == clock.next(closed)
+    assert after(clock.next(closed, -100)) == clock.next(closed, -4)
+    table = PartitionTimetable(clock)
+    assert after(clock.next(closed, -3)) == closed, "nothing is made up"
+
+
 @pytest.mark.parametrize("grain", GRAINS)
 def test_the_scheduler_reads_the_timetable_as_it_was_written(grain: str) -> None:
     from airflow.serialization.decoders import decode_timetable
     from airflow.serialization.encoders import encode_timetable
 
-    read = decode_timetable(encode_timetable(PartitionTimetable(GRAINS[grain])))
+    read = decode_timetable(encode_timetable(PartitionTimetable(GRAINS[grain], DAY_MS)))
     assert isinstance(read, PartitionTimetable)
-    assert read.clock == GRAINS[grain]
+    assert (read.clock, read.back_ms) == (GRAINS[grain], DAY_MS)
 
 
 def test_a_partition_is_scheduled_when_it_has_closed() -> None:
