@@ -18,6 +18,11 @@ URL_SETTING = "LOOPFM_AIRFLOW_URL"
 USER_SETTING = "LOOPFM_AIRFLOW_USER"
 PASSWORD_SETTING = "LOOPFM_AIRFLOW_PASSWORD"
 FINISHED = ("success", "failed")
+PAGE = 100
+
+
+class LoginEndedError(StepError):
+    """The token of a login is no longer valid."""
 
 
 class AirflowApi:
@@ -50,10 +55,12 @@ class AirflowApi:
             StepError: no Airflow answers there, or it refuses; the message holds its reason.
         """
         if not self._token:
-            self._token = self._send("POST", "/auth/token", {"username": self._user, "password": self._password}, "")[
-                "access_token"
-            ]
-        return self._send(method, f"/api/v2{path}", body, self._token)
+            self._log_in()
+        try:
+            return self._send(method, f"/api/v2{path}", body, self._token)
+        except LoginEndedError:  # a long backfill outlives a login
+            self._log_in()
+            return self._send(method, f"/api/v2{path}", body, self._token)
 
     def health(self) -> dict[str, str]:
         """Component -> status; empty while nothing answers."""
@@ -80,7 +87,7 @@ class AirflowApi:
 
     def dags(self) -> dict[str, bool]:
         """Dag id -> whether it is paused."""
-        return {dag["dag_id"]: dag["is_paused"] for dag in self.call("GET", "/dags?limit=1000")["dags"]}
+        return {dag["dag_id"]: dag["is_paused"] for dag in self._all("/dags", "dags")}
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run a Dag."""
@@ -102,12 +109,11 @@ class AirflowApi:
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """Runs of a Dag, oldest first."""
-        return list(self.call("GET", f"/dags/{dag_id}/dagRuns?limit=1000&order_by=id")["dag_runs"])
+        return self._all(f"/dags/{dag_id}/dagRuns?order_by=id", "dag_runs")
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Task instances of a run: ``task_id``, ``map_index``, ``state``, ``try_number``, ``duration``, ..."""
-        path = f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances?limit=1000"
-        return list(self.call("GET", path)["task_instances"])
+        return self._all(f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances", "task_instances")
 
     def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
         """What a task returned (its XCom)."""
@@ -120,6 +126,19 @@ class AirflowApi:
         content = self.call("GET", f"{path}?map_index={map_index}")["content"]
         return [str(line.get("event", "")) if isinstance(line, dict) else str(line) for line in content]
 
+    def _all(self, path: str, name: str) -> list[dict[str, Any]]:
+        """Every page of a list: Airflow answers with at most ``[api] maximum_page_limit`` rows, whatever is asked."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.call("GET", f"{path}{'&' if '?' in path else '?'}limit={PAGE}&offset={len(found)}")
+            found += page[name]
+            if not page[name] or len(found) >= (page["total_entries"] or 0):
+                return found
+
+    def _log_in(self) -> None:
+        who = {"username": self._user, "password": self._password}
+        self._token = str(self._send("POST", "/auth/token", who, "")["access_token"])
+
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, token: str) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token:
@@ -131,7 +150,8 @@ class AirflowApi:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             detail = error.read().decode(errors="replace")[:2000]
-            raise StepError(f"{method} {self.url}{path}: {error.code} {detail}") from error
+            kind = LoginEndedError if error.code == 401 and token else StepError
+            raise kind(f"{method} {self.url}{path}: {error.code} {detail}") from error
         except OSError as error:
             raise StepError(f"{self.url}: no Airflow answers ({error}); start one with `make up`") from error
         return json.loads(text) if text else None
