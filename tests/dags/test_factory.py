@@ -108,6 +108,20 @@ def test_a_broken_file_breaks_its_own_dags_only(bundle: ProjectsBundle, project_
     assert {dag_id.split("_")[0] for dag_id in bag.dags} == {"small"}
 
 
+def test_a_copy_that_was_not_renamed_takes_no_dags_away(bundle: ProjectsBundle, project_file: Path) -> None:
+    for name in ("a_copy", "z_copy"):
+        project_file.with_name(f"{name}.yaml").write_text(project_file.read_text())
+    project_file.with_name("other.yaml").write_text(yaml.safe_dump(loop_world.raw_settings(name="other")))
+    project_file.with_name("broken.yaml").write_text("dataset: {name: small")
+    bag = load(bundle)
+    assert set(bag.import_errors) == {"a_copy.py", "z_copy.py", "broken.py"}
+    text = f"a_copy.yaml: dataset.name: got 'small', which {project_file} has too; allowed: a name of its own"
+    assert text in bag.import_errors["a_copy.py"]
+    assert {dag.fileloc.rsplit("/")[-1] for dag in bag.dags.values()} == {"small.py", "other.py"}
+    project_file.rename(project_file.with_name("moved.yaml"))
+    assert set(load(bundle).import_errors) == {"z_copy.py", "moved.py", "broken.py"}, "one of them is left"
+
+
 def test_loaders_follow_the_yaml_files(bundle: ProjectsBundle, project_file: Path) -> None:
     bundle.initialize()
     assert [path.name for path in bundle.path.iterdir()] == ["small.py"]
