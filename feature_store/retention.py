@@ -80,6 +80,21 @@ def compact(store: TableStore, table: str, scope: Scope, parts: Sequence[str]) -
     return int(done["numFilesRemoved"])
 
 
+def merge_log(store: TableStore, table: str) -> int:
+    """Merge the small files of a table that grows by appends (evaluations, spaces, ledger): each of them left one.
+
+    Files that this replaced ``MIN_HOURS`` ago or longer are removed.
+
+    Returns:
+        The number of files that were merged.
+    """
+    delta = DeltaTable(store.uri(table))
+    with commit_lock(store.uri(table)):
+        done = delta.optimize.compact(writer_properties=WriterProperties(compression="ZSTD"))
+        delta.vacuum(retention_hours=MIN_HOURS, dry_run=False, enforce_retention_duration=False)
+    return int(done["numFilesRemoved"])
+
+
 def expire(store: TableStore, table: str, scope: Scope, before_part: str, step: StepInfo) -> int | None:
     """Delete the partitions before ``before_part``; the ledger says ``expired`` and keeps their entries.
 

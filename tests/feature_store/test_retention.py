@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from deltalake import DeltaTable
 
 from feature_store.errors import ContractError, MissingInputError, SupersededError
-from feature_store.retention import compact, expire, vacuum
+from feature_store.retention import compact, expire, merge_log, vacuum
+from feature_store.spaces import SpaceRegistry
 from feature_store.tables import TableStore
 from tests.conftest import make_dataset
-from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, STEP, age, commit, frame, ids, label
+from tests.feature_store.store_world import DAY_1, DAY_2, DAY_3, SPACE, STEP, age, commit, frame, ids, label
 
 
 @pytest.fixture
@@ -102,3 +105,17 @@ def test_a_ghost_of_an_expired_partition_cannot_bring_it_back(spark, store):
     expire(store, "labels", {}, DAY_3, STEP)
     with pytest.raises(SupersededError, match="expired"):
         store.commit(ghost, frame(spark, store, "labels", [label(store, DAY_2, 7)]))
+
+
+def test_the_files_of_a_log_are_merged_and_those_merged_long_ago_removed(tmp_path):
+    store = TableStore(str(tmp_path), make_dataset())
+    for number in range(3):
+        SpaceRegistry(store).add(replace(SPACE, space_id=f"fm-{number}"))
+    assert merge_log(store, "spaces") == 3
+    assert len(store.files("spaces", store.newest("spaces"), {}, None)) == 1
+    assert [space.space_id for space in SpaceRegistry(store).all()] == ["fm-0", "fm-1", "fm-2"]
+    assert len(list(tmp_path.glob("spaces/*.parquet"))) == 4, "running readers may hold them"
+    for version in range(store.newest("spaces") + 1):
+        age(store, "spaces", version, 8 * 24)
+    merge_log(store, "spaces")
+    assert len(list(tmp_path.glob("spaces/*.parquet"))) == 1
