@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from airflow.sdk import BaseNotifier
@@ -28,22 +29,26 @@ class AlarmNotifier(BaseNotifier):
         self.text = text
 
     def notify(self, context: Any) -> None:
-        """Send the alarm; a receiver that cannot be reached is logged and fails nothing."""
+        """Send the alarm; a receiver that cannot be reached, or is no address, is logged and fails nothing."""
         log.warning("ALARM %s", self.text)
         target = os.environ.get(ALARM_SETTING)
         if not target:
             return
-        request = urllib.request.Request(
-            target, json.dumps({"text": self.text}).encode(), {"Content-Type": "application/json"}
-        )
+        body, kind = json.dumps({"text": self.text}).encode(), {"Content-Type": "application/json"}
         try:
-            urllib.request.urlopen(request, timeout=20).close()
-        except OSError as error:
+            urllib.request.urlopen(urllib.request.Request(target, body, kind), timeout=20).close()
+        except (OSError, ValueError, HTTPException) as error:
             log.error("%s: the alarm could not be sent: %s", ALARM_SETTING, error)
 
     async def async_notify(self, context: Any) -> None:
         """The same from the triggerer, where missed deadlines are handled."""
         self.notify(context)
+
+
+def failure_alarm() -> AlarmNotifier:
+    """Tells of a task that has failed for good: nothing after it runs, so that ``watch`` cannot tell of anything."""
+    part = "{{ dag_run.partition_key or params.part or dag_run.run_id }}"
+    return AlarmNotifier(text=f"{{{{ ti.dag_id }}}}: {{{{ ti.task_id }}}} of {part} failed: {{{{ exception }}}}")
 
 
 class WatchOperator(VerbOperator):

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, PokeReturnValue, get_current_context, task, task_group
 
-from dags.alarms import WatchOperator
+from dags.alarms import WatchOperator, failure_alarm
 from dags.project import PART_PARAM, Project
 from dags.runner import part_of
 from dags.timetable import PartitionTimetable
@@ -26,7 +26,7 @@ WAIT = timedelta(days=1)
 def data_dag(project: Project) -> DAG:
     """Wait, check, ingest, fm-inputs; per active space infer, segments and features; score; watch."""
     timetable = PartitionTimetable(project.config.dataset.clock, project.config.schedule.late)
-    with project.dag("data", DOC, schedule=timetable, params={"part": PART_PARAM}, **_range(project)) as dag:
+    with project.dag("data", DOC, schedule=timetable, params={"part": PART_PARAM}, **_settings(project)) as dag:
         one = ("--from", "{part}", "--to", "{part}")
         check = project.step(
             "check", "Profile of the partition's source rows, and what would be set aside.", *one, "--record"
@@ -55,13 +55,14 @@ def data_dag(project: Project) -> DAG:
     return dag
 
 
-def _range(project: Project) -> dict[str, Any]:
+def _settings(project: Project) -> dict[str, Any]:
     schedule = project.config.schedule
     return {
         "start_date": project.closes(schedule.first) if schedule.first else None,
         "end_date": project.closes(schedule.last, last=True) if schedule.last else None,
         "catchup": schedule.catchup,
         "deadline": project.deadline(),
+        "default_args": {"on_failure_callback": failure_alarm()},
     }
 
 

@@ -52,8 +52,8 @@ def fm_dag(project: Project) -> DAG:
 def _hand_over(project: Project, vertical: str, space: str) -> TaskGroup:
     with TaskGroup(vertical) as group:
         train = project.step(
-            "train-vm", "The recipe on the new space.",
-            "--vertical", vertical, "--until", "{part}", newest_closed=True, space=space,
+            "train-vm", "The recipe on the new space, on the newest window: the champion is trained again meanwhile.",
+            "--vertical", vertical, "--until", "{part}", newest_closed="now", space=space,
         )  # fmt: skip
         _has_champion(project, vertical) >> train >> gate_steps(project, vertical, train, always_ask=True)
     return group

@@ -49,7 +49,7 @@ class Project:
             dag_id=self.dag_id(kind),
             description=doc.split("\n")[0],
             doc_md=f"{doc}\n\nSettings: `{self.path}`",
-            default_args=DEFAULTS,
+            default_args=DEFAULTS | settings.pop("default_args", {}),
             tags=["loopfm", self.config.name],
             catchup=settings.pop("catchup", False),
             max_active_runs=1,

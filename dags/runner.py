@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -34,7 +36,9 @@ RETRIED = {
 """Known errors that another try can cure: a newer attempt took over, a lock or a process was lost, or an input is just
 being written again; and those that nobody foresaw."""
 PARENT_DEATH_SIGNAL = 1
-KEPT_LINES = 60
+KEPT_LINES = 2000
+"""A whole message must be among them, such as one that names every column of two schemas."""
+NewestClosed = bool | Literal["now"]
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -74,7 +78,8 @@ class VerbOperator(BaseOperator):
         space: space that the step writes (``--space``), which may be mapped.
         span: first and last partition (``--from``, ``--to``), which may be mapped.
         returns: the one fact that is the task's result; by default all facts are.
-        newest_closed: the partition is the newest that had closed when the run was due, for Dags that make none.
+        newest_closed: the partition is the newest that had closed when the run was due (``"now"``: when the task
+            starts), for Dags that make none.
     """
 
     template_fields: Sequence[str] = ("arguments", "space", "span")
@@ -90,7 +95,7 @@ class VerbOperator(BaseOperator):
         space: Any = None,
         span: Any = None,
         returns: str | None = None,
-        newest_closed: bool = False,
+        newest_closed: NewestClosed = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -164,20 +169,21 @@ class VerbOperator(BaseOperator):
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
-        lines: list[str] = []
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.log.info(line.rstrip("\n"))
-            lines = [*lines[-KEPT_LINES:], line.rstrip("\n")]
-        return lines, self._process.wait()
+            lines.append(line.rstrip("\n"))
+        return list(lines), self._process.wait()
 
 
-def part_of(conf: str, context: Any, *, newest_closed: bool = False) -> str:
+def part_of(conf: str, context: Any, *, newest_closed: NewestClosed = False) -> str:
     """The partition of a Dag run (see ``pipelines.orchestration.partition_key``)."""
     clock, run = load_config(conf).dataset.clock, context["dag_run"]
     params = context["params"]
     if newest_closed and not params.get("part"):
-        return closed_part(clock, context.get("logical_date") or run.run_after)
+        due = context.get("logical_date") or run.run_after
+        return closed_part(clock, datetime.now(UTC) if newest_closed == "now" else due)
     return resolve_part(clock, getattr(run, "partition_key", None), params, context.get("logical_date"))
 
 

@@ -33,6 +33,7 @@ class SpaceRecord:
         model_path, model_digest: the FM's file and its digest.
         run_id: MLflow run that made it.
         state: ``active`` (infer and segments run for it) or ``closed``.
+        opened_at: when it was opened, epoch ms of the wall clock: of two with one cutoff the later is the newer.
         declaration: what the FM reads, as declared when it was trained (``pipelines.fm_declaration``); its inputs are
             written so until the space closes. Empty in records of spaces that were opened before it was kept.
     """
@@ -49,6 +50,7 @@ class SpaceRecord:
     model_digest: str
     run_id: str
     state: str = ACTIVE
+    opened_at: int = 0
     declaration: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,12 +74,12 @@ class SpaceRegistry:
         self._store.append_arrow("spaces", pa.Table.from_pylist([row], schema=SPACES))
 
     def all(self) -> list[SpaceRecord]:
-        """Every space, in order of its cutoff."""
+        """Every space, in order of its cutoff, those of one cutoff as they were opened."""
         latest = {
             row["space_id"]: row for row in sorted(self._rows(), key=lambda row: (row["revision"], row["record"]))
         }
         records = [SpaceRecord(**json.loads(row["record"])) for row in latest.values()]
-        return sorted(records, key=lambda record: (record.fm_train_cutoff, record.space_id))
+        return sorted(records, key=lambda record: (record.fm_train_cutoff, record.opened_at, record.space_id))
 
     def get(self, space_id: str) -> SpaceRecord:
         """The record of one space.
@@ -93,8 +95,15 @@ class SpaceRegistry:
         return found[space_id]
 
     def active(self) -> list[SpaceRecord]:
-        """Spaces that infer and segments run for, the oldest cutoff first."""
+        """Spaces that infer and segments run for, the oldest first."""
         return [record for record in self.all() if record.state == ACTIVE]
+
+    def open(self, space_id: str) -> bool:
+        """Write a space from now on, also where it was closed; whether it was."""
+        record = self.get(space_id)
+        if record.state != ACTIVE:
+            self.add(replace(record, state=ACTIVE))
+        return record.state != ACTIVE
 
     def close(self, space_id: str) -> None:
         """Stop writing a space; its tables stay readable."""

@@ -88,16 +88,18 @@ def compare_arms(
 
 
 def evaluate(context: RunContext, vertical: str, parts: list[str], version: str | None = None) -> list[Figure]:
-    """Score the vertical's champion and a challenger on the mature ones of ``parts`` and record their figures.
+    """Score the vertical's champion and a challenger on the mature ones of ``parts`` that neither trained on.
+
+    Their figures are recorded.
 
     Args:
         context: the project.
         vertical: whose models.
-        parts: partitions after the training of both.
+        parts: partitions; those up to the end of either's training are left out.
         version: the challenger; the one that the alias names when absent, which another training may move meanwhile.
 
     Raises:
-        StepError: nothing is registered, a model trained on one of the partitions, or none is mature.
+        StepError: nothing is registered, a model trained up to the last of the partitions, or none is mature.
     """
     name = context.vm_name(vertical)
     registry = context.registry
@@ -109,10 +111,11 @@ def evaluate(context: RunContext, vertical: str, parts: list[str], version: str 
     mature = list(require_mature(context, vertical, parts))
     for alias, model in models.items():
         until = model.tags["loopfm.trained_until"]
-        if mature[0] <= until:
+        if mature[-1] <= until:
             raise StepError(
-                f"{name} version {model.version} ({alias}) trained until {until}: evaluate after it, got {mature[0]}"
+                f"{name} version {model.version} ({alias}) trained until {until}: evaluate after it, got {mature[-1]}"
             )
+        mature = [part for part in mature if part > until]
     scores = {alias: [registered_scores(context, vertical, model, mature)] for alias, model in models.items()}
     figures = list(Comparison(scores, {}, context.config.gate.bootstrap).figures())
     first = next(iter(models.values()))

@@ -12,7 +12,7 @@ from models.metrics import evaluate as all_metrics
 from pipelines.context import RunContext
 from pipelines.drift import centroid_drift
 from pipelines.evaluate import Evaluated, record, registered_scores
-from pipelines.maturity import label_states, mature
+from pipelines.maturity import label_states, mature, readable_parts
 from pipelines.measure import ALL_ROWS, Figure
 from pipelines.registry import CHAMPION, RegisteredModel
 
@@ -74,9 +74,8 @@ def _score_vertical(context: RunContext, vertical: str, part: str) -> list[LiveF
 
 
 def _due(context: RunContext, vertical: str, champion: RegisteredModel, part: str) -> list[str]:
-    until, scope = champion.tags["loopfm.trained_until"], {"space_id": champion.tags["loopfm.space"]}
-    entries = context.store.ledger.coverage("features", scope)
-    parts = [p for p, entry in entries.items() if entry.done and until < p <= part]
+    until, readable = champion.tags["loopfm.trained_until"], readable_parts(context, champion.tags["loopfm.space"])
+    parts = [own for own in readable if until < own <= part]
     if not parts:
         return []
     known = mature(label_states(context, vertical, parts), context.dataset.clock.end(part))
@@ -142,9 +141,10 @@ def _drift(context: RunContext, part: str) -> list[Alarm]:
 def _calibration(context: RunContext, part: str) -> list[Alarm]:
     gate, found = context.config.gate, []
     for vertical in context.dataset.heads:
-        rows = [
-            r for r in _live_rows(context, vertical) if r["metric"] == "calibration" and str(r["first_part"]) <= part
-        ]
+        champion = context.registry.by_alias(context.vm_name(vertical), CHAMPION)
+        version = None if champion is None else champion.version  # one that was replaced is nobody's concern any more
+        live = [r for r in _live_rows(context, vertical) if r["model_version"] == version]
+        rows = [r for r in live if r["metric"] == "calibration" and str(r["first_part"]) <= part]
         newest = max(rows, key=lambda r: str(r["first_part"]), default=None)
         if newest is None:
             continue

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_store.config import RAW_SPACE
 from pipelines.context import RunContext
 from pipelines.errors import ImmatureError
 
@@ -44,6 +45,17 @@ def label_states(context: RunContext, vertical: str, parts: list[str]) -> dict[s
         known_at = max(int(r["label_available_at_max"]), dataset.clock.end(r["part"]) - 1 + delay)
         states[r["part"]] = LabelState(r["label_count"], int(r["label_sum"] or 0), known_at)
     return states
+
+
+def readable_parts(context: RunContext, space_id: str) -> list[str]:
+    """Partitions, in order, of which all is done that a VM of a space is scored on: features, histories, labels.
+
+    One of them may be missing alone, after a step that failed halfway: it must not keep the others from being read.
+    """
+    own = {"space_id": space_id}
+    read = [("features", own), ("histories", own), ("histories", {"space_id": RAW_SPACE}), ("labels", {})]
+    found = [context.store.ledger.coverage(table, scope) for table, scope in read]
+    return [part for part in found[0] if all(part in entries and entries[part].done for entries in found)]
 
 
 def mature(states: Mapping[str, LabelState], instant: int) -> list[str]:

@@ -11,7 +11,7 @@ from pipelines.context import RunContext
 from pipelines.errors import GateError, ImmatureError, StepError
 from pipelines.evaluate import registered_scores
 from pipelines.gate import GateResult, decide
-from pipelines.maturity import newest_with_positives, require_mature
+from pipelines.maturity import newest_with_positives, readable_parts, require_mature
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 
 
@@ -37,7 +37,8 @@ def judge(context: RunContext, vertical: str, version: str | None = None) -> tup
 
     Both models score the same newest mature partitions that neither trained on, as many as hold
     ``gate.min_positives``. Where none is mature yet the gate holds, and its reason says what it waits for. A challenger
-    trained on older data than the champion fails: a backfill never goes back.
+    trained on older data than the champion fails: a backfill never goes back. One of another space holds at best: a
+    hand-over may have taken longer than the champion's next training, and a person decides.
 
     Raises:
         StepError: there is no challenger, or no partition after its training has features.
@@ -49,8 +50,15 @@ def judge(context: RunContext, vertical: str, version: str | None = None) -> tup
     if champion is not None and champion.version == challenger.version:
         context.progress(f"promote: {name} version {champion.version} is the champion already")
         return challenger, GateResult("passed", ["is the champion already"], {})
-    _require_newer(challenger, champion)
+    older = _older(challenger, champion)
+    if older and champion is not None and challenger.tags["loopfm.space"] == champion.tags["loopfm.space"]:
+        raise GateError(
+            f"{name} version {challenger.version}: failed: {older}: older data never replaces newer; `loopfm rollback` "
+            "gives an earlier champion back"
+        )
     parts, result = _measure(context, vertical, challenger, champion)
+    if older and result.verdict == "passed":
+        result = GateResult("hold", [older, *result.reasons], result.metrics)
     context.progress(f"promote: {name} version {challenger.version} on {parts[0]} .. {parts[-1]}: {result}")
     _record(context, vertical, challenger, parts, result)
     if result.verdict == "failed":
@@ -76,14 +84,11 @@ def rollback(context: RunContext, vertical: str) -> RegisteredModel:
     return earlier
 
 
-def _require_newer(challenger: RegisteredModel, champion: RegisteredModel | None) -> None:
+def _older(challenger: RegisteredModel, champion: RegisteredModel | None) -> str:
+    """That the challenger was trained on older data than the champion; empty where it was not."""
     own = challenger.tags["loopfm.trained_until"]
     until = own if champion is None else champion.tags["loopfm.trained_until"]
-    if own < until:
-        raise GateError(
-            f"{challenger.name} version {challenger.version}: failed: it was trained until {own}, the champion until "
-            f"{until}: older data never replaces newer; `loopfm rollback` gives an earlier champion back"
-        )
+    return f"it was trained until {own}, the champion until {until}" if own < until else ""
 
 
 def _challenger(context: RunContext, name: str, version: str | None) -> RegisteredModel:
@@ -112,17 +117,20 @@ def _measure(
 def _unseen_parts(context: RunContext, challenger: RegisteredModel, champion: RegisteredModel | None) -> list[str]:
     models = [model for model in (challenger, champion) if model is not None]
     until = max(model.tags["loopfm.trained_until"] for model in models)
-    written: list[set[str]] = []
-    for model in models:
-        entries = context.store.ledger.coverage("features", {"space_id": model.tags["loopfm.space"]})
-        written.append({part for part, entry in entries.items() if entry.state == "done" and part > until})
-    parts = sorted(set.intersection(*written))
+    written = [set(readable_parts(context, model.tags["loopfm.space"])) for model in models]
+    parts = sorted(part for part in set.intersection(*written) if part > until)
     if not parts:
         raise StepError(f"{challenger.name}: no partition after {until}, the end of training, has features yet")
     return parts
 
 
 def _move(context: RunContext, name: str, challenger: RegisteredModel, champion: RegisteredModel | None) -> None:
+    space_id = challenger.tags["loopfm.space"]
+    if context.spaces.open(space_id):
+        context.progress(
+            f"promote: space {space_id} was closed and is written again from now on: `loopfm backfill {context.origin} "
+            f"--from PART --space {space_id}` writes what it lacks"
+        )
     if champion is not None:
         context.registry.set_alias(name, ROLLBACK, champion.version)
     context.registry.set_alias(name, CHAMPION, challenger.version)

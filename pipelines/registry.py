@@ -196,9 +196,13 @@ class ModelRegistry:
                 raise
             raise StepError(f"{name}: no version {version}; there are {self.versions(name)}") from error
 
+    def models(self, name: str) -> list[RegisteredModel]:
+        """All versions of a model, newest first."""
+        return [_model(version) for version in self.client.search_model_versions(f"name = '{name}'")]
+
     def versions(self, name: str) -> list[str]:
         """All version numbers of a model, newest first."""
-        return [str(v.version) for v in self.client.search_model_versions(f"name = '{name}'")]
+        return [model.version for model in self.models(name)]
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_store.commits import Pin, contents
+from feature_store.ledger import now_ms
 from feature_store.spaces import SpaceRecord
 from models.checkpoint import digest_file
 from models.config import FmConfig
@@ -72,7 +73,8 @@ def train_fm(
 ) -> SpaceRecord:
     """Train an FM on ``train_parts``, stop early on ``validation_parts``, and open the space of its vectors.
 
-    Only labels known when the validation window closes are used. The same training again returns the first one's space.
+    Only labels known when the validation window closes are used. The same training again returns the first one's space,
+    opened again where it was closed meanwhile.
 
     Args:
         context: the project.
@@ -90,6 +92,7 @@ def train_fm(
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
         context.progress(f"train-fm: already trained, run {finished.info.run_id}")
+        context.spaces.open(finished.data.tags["loopfm.space"])
         return context.spaces.get(finished.data.tags["loopfm.space"])
     tags = {"loopfm.kind": "fm", "loopfm.commit": context.commit, "loopfm.seed": str(seed)}
     tags |= {"loopfm.config": digest(context.config)}
@@ -156,5 +159,6 @@ def _open_space(context: RunContext, result: FmTrainResult, run_id: str) -> Spac
         model_path=f"runs:/{run_id}/{FM_ARTIFACTS}/{FM_FILE}",
         model_digest=result.digest,
         run_id=run_id,
+        opened_at=now_ms(),
         declaration=FmDeclaration.of(dataset).model_dump(mode="json"),
     )

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from feature_store.config import RAW_SPACE
-from feature_store.retention import compact, expire, vacuum
+from feature_store.retention import compact, expire, merge_log, vacuum
 from pipelines.context import RunContext
 from pipelines.features import FEATURES, HISTORIES
 from pipelines.infer import FM_OUTPUTS
@@ -17,6 +17,7 @@ ALIASES = (CHAMPION, ROLLBACK, CHALLENGER)
 VERSION_TAG = "loopfm.version."
 SPACE_STEPS = (FM_OUTPUTS, SEGMENTS, HISTORIES, FEATURES)
 TABLES = ("examples", "labels", "past_events", "quarantine", "partials", "fm_inputs", *(s.table for s in SPACE_STEPS))
+LOGS = ("evaluations", "spaces", "ledger")
 
 
 def needed_models(context: RunContext, aliases: Sequence[str] = ALIASES) -> list[RegisteredModel]:
@@ -33,8 +34,9 @@ def close_spaces(context: RunContext, offered: str | None = None) -> list[str]:
 
     Args:
         context: the project.
-        offered: a new space whose challengers have all been decided on: where there are champions and none of them
-            took it, it is closed too.
+        offered: a new space whose hand-over has ended: where there are champions, one of its VMs met the gate and none
+            took over, it is closed too. Where none came as far, such as after a failed backfill, it stays: that run may
+            be cleared and go on.
 
     Returns:
         Ids of the spaces that were closed.
@@ -42,7 +44,7 @@ def close_spaces(context: RunContext, offered: str | None = None) -> list[str]:
     active = context.spaces.active()
     serving = _spaces_of(context, (CHAMPION, ROLLBACK))
     kept = _spaces_of(context, ALIASES) | {space.space_id for space in active[-1:]}
-    if serving and offered is not None and offered not in serving:
+    if serving and offered is not None and offered not in serving and _was_judged(context, offered):
         kept.discard(offered)
     closed = [space.space_id for space in active if space.space_id not in kept]
     for space_id in closed:
@@ -82,12 +84,20 @@ def maintain(context: RunContext) -> dict[str, int]:
                 counts["merged_files"] += compact(context.store, table, scope, done[:-1])
         counts["removed_files"] += len(vacuum(context.store, table, pinned.get(table, ())))
         context.progress(f"maintain: {table}: {counts}")
-    context.store.ledger.compact()
+    for table in LOGS:
+        if context.store.exists(table):
+            counts["merged_files"] += merge_log(context.store, table)
     return counts
 
 
 def _spaces_of(context: RunContext, aliases: Sequence[str]) -> set[str]:
     return {model.tags["loopfm.space"] for model in needed_models(context, aliases)}
+
+
+def _was_judged(context: RunContext, space_id: str) -> bool:
+    """Whether the gate has a verdict on a VM of this space."""
+    models = [model for v in context.dataset.heads for model in context.registry.models(context.vm_name(v))]
+    return any(model.tags.get("loopfm.space") == space_id and "loopfm.gate" in model.tags for model in models)
 
 
 def _expire_closed(context: RunContext) -> int:

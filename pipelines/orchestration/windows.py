@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from feature_store.config import RAW_SPACE
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.errors import StepError
+from pipelines.features import FEATURES, HISTORIES
+from pipelines.fm_inputs import FM_INPUTS
+from pipelines.ingest import EXAMPLES, LABELS
 from pipelines.maturity import label_states, mature
 from pipelines.registry import CHAMPION
+from pipelines.step import TableStep
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
     """Windows of a VM that is trained once ``until`` has closed: they end at the newest mature partition by then.
 
     Raises:
-        StepError: no partition is mature, or one of the windows was not written; names it and the command to run.
+        StepError: no partition is mature, or one of the windows was not written or was with other settings; names it
+            and the command to run.
     """
     clock, done = context.dataset.clock, _done(context, "features", {"space_id": space.space_id}, until)
     if not done:
@@ -52,6 +59,9 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
             f"{vertical}: a VM of space {space.space_id} needs features of {windows.parts[0]} .. {windows.parts[-1]}, "
             f"{len(missing)} are missing from {missing[0]} on; {_backfill(context, missing[0])}"
         )
+    own = {"space_id": space.space_id}
+    read = [(FEATURES, own), (HISTORIES, own), (HISTORIES, {"space_id": RAW_SPACE})]
+    _require_declared(context, f"a VM of {vertical}", windows.parts, read)
     return windows
 
 
@@ -61,7 +71,8 @@ def fm_windows(context: RunContext, until: str) -> TrainingWindows:
     seen (design rule 5).
 
     Raises:
-        StepError: no partition is mature, or fm_inputs of the window are missing; names them and the command to run.
+        StepError: no partition is mature, or fm_inputs of the window are missing or were written with other settings;
+            names them and the command to run.
     """
     clock, labelled = context.dataset.clock, _done(context, "labels", {}, until)
     known = [mature(label_states(context, v, labelled), clock.end(until)) for v in context.dataset.heads if labelled]
@@ -77,7 +88,23 @@ def fm_windows(context: RunContext, until: str) -> TrainingWindows:
             f"an FM trained after {until} needs fm_inputs of {windows.parts[0]} .. {windows.parts[-1]}, one VM window "
             f"back; {len(missing)} are missing from {missing[0]} on; {_backfill(context, missing[0])}"
         )
+    _require_declared(context, "an FM", windows.parts, [(FM_INPUTS, {"inputs_id": context.inputs_id})])
     return windows
+
+
+def _require_declared(
+    context: RunContext, what: str, parts: list[str], read: Sequence[tuple[TableStep, dict[str, str]]]
+) -> None:
+    """Nothing is trained on rows of two definitions: what a changed setting made stale is written again first."""
+    for step, scope in [(EXAMPLES, {}), (LABELS, {}), *read]:
+        entries, info = context.store.ledger.coverage(step.table, scope), step.info(context)
+        changed = [part for part in parts if part in entries and entries[part].done and not entries[part].done_by(info)]
+        if changed:
+            raise StepError(
+                f"{what} needs {' '.join([step.table, *scope.values()])} of {parts[0]} .. {parts[-1]} as it is "
+                f"declared now: settings or the step's version have changed since {len(changed)} of them were written, "
+                f"{changed[0]} the first; {_backfill(context, changed[0])}"
+            )
 
 
 def _cut(context: RunContext, last: str, lengths: list[int]) -> TrainingWindows:

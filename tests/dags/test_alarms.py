@@ -55,8 +55,11 @@ def test_an_alarm_is_posted_as_text(receiver: list[dict[str, str]]) -> None:
     assert receiver == [{"text": "demo_data: lag 2026-01-09: late"}, {"text": "from a deadline"}]
 
 
-def test_a_receiver_that_is_away_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv("LOOPFM_ALARM_URL", "http://127.0.0.1:9/")
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "chat.example/hook", "http://chat.example:port/"])
+def test_a_receiver_that_is_away_or_none_is_logged(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LOOPFM_ALARM_URL", address)
     AlarmNotifier(text="late").notify({})
     assert "ALARM late" in caplog.text
     assert "LOOPFM_ALARM_URL: the alarm could not be sent" in caplog.text
@@ -113,3 +116,15 @@ def test_a_missed_deadline_names_the_partition(project_file: Path, receiver: lis
 
     asyncio.run(send())
     assert receiver == [{"text": "small_data: partition 2026-01-09 is not ready 1:00:00 after it closed"}]
+
+
+def test_a_failed_task_of_the_data_dag_is_an_alarm(project_file: Path, receiver: list[dict[str, str]]) -> None:
+    """Too many rejects fail ingest: ``watch``, which tells of fewer, is not reached."""
+    dag = data_dag(Project.load(str(project_file)))
+    failed = {task.task_id: task.on_failure_callback for task in dag.tasks if task.on_failure_callback}
+    assert set(failed) == {task.task_id for task in dag.tasks}
+    (notify,) = failed["ingest"]
+    ti = SimpleNamespace(dag_id="small_data", task_id="ingest")
+    error = ValueError("loopfm ingest: BadDataError: small: 300 of 3000 rows were rejected, allowed are 5.0%")
+    notify({"ti": ti, "dag_run": SimpleNamespace(partition_key="2026-01-09"), "params": {}, "exception": error})
+    assert receiver == [{"text": f"small_data: ingest of 2026-01-09 failed: {error}"}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,3 +90,31 @@ def test_trainings_use_the_newest_closed_partition(project_file: Path) -> None:
     run = {"dag_run": SimpleNamespace(partition_key=None, run_after=datetime(2026, 1, 9, 1, tzinfo=UTC)), "params": {}}
     assert part_of(str(project_file), run, newest_closed=True) == "2026-01-08"
     assert part_of(str(project_file), {**run, "params": {"part": "2026-01-03"}}, newest_closed=True) == "2026-01-03"
+
+
+def test_a_hand_over_uses_what_has_closed_when_it_trains(project_file: Path) -> None:
+    from datetime import UTC, datetime
+
+    from dags.fm_dag import fm_dag
+    from dags.project import Project
+
+    run = {"dag_run": SimpleNamespace(partition_key=None, run_after=datetime(2026, 1, 9, 1, tzinfo=UTC)), "params": {}}
+    dag = fm_dag(Project.load(str(project_file)))
+    before = datetime.now(UTC) - timedelta(days=1)
+    found = {task: dag.get_task(task)._arguments(run) for task in ("train_fm", "feed.train_vm")}
+    until = {task: arguments[arguments.index("--until") + 1] for task, arguments in found.items()}
+    assert until["train_fm"] == "2026-01-08"
+    assert until["feed.train_vm"] in {f"{before:%Y-%m-%d}", f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"}
+
+
+def test_a_message_longer_than_a_screen_is_read_from_its_beginning(
+    project_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = VerbOperator(task_id="step", verb="ingest", conf=str(project_file))
+    said = "loopfm ingest: ValidationError: got columns"
+    code = f"print({said!r}); [print(n, 'int64') for n in range(300)]; raise SystemExit(1)"
+    monkeypatch.setattr(step, "_arguments", lambda context: [])
+    run = step._run
+    monkeypatch.setattr(step, "_run", lambda command, environment: run([sys.executable, "-c", code], environment))
+    with pytest.raises(AirflowFailException, match=r"ValidationError: got columns\n0 int64"):
+        step.execute(context())

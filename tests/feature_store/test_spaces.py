@@ -33,6 +33,20 @@ def test_a_closed_space_is_kept_but_not_active(registry):
     assert registry.get("fm-a").state == "closed"
 
 
+def test_a_closed_space_is_opened_again(registry):
+    registry.add(SPACE)
+    assert not registry.open("fm-a")
+    registry.close("fm-a")
+    assert registry.open("fm-a")
+    assert registry.active() == [SPACE]
+
+
+def test_of_two_spaces_of_one_cutoff_the_one_opened_later_is_the_newer(registry):
+    for name, opened_at in (("fm-z", 1), ("fm-a", 2)):
+        registry.add(replace(SPACE, space_id=name, opened_at=opened_at))
+    assert [record.space_id for record in registry.active()] == ["fm-z", "fm-a"]
+
+
 def test_an_unknown_space_names_those_that_exist(registry):
     registry.add(SPACE)
     with pytest.raises(MissingInputError, match=r"space fm-x is not registered \(known: \['fm-a'\]\).*train-fm"):

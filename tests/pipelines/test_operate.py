@@ -153,8 +153,10 @@ def test_older_data_never_replaces_newer(loop: Loop, monkeypatch: pytest.MonkeyP
         judge(context, "feed")
 
 
-def test_spaces_close_when_nobody_names_them(loop: Loop) -> None:
+def test_spaces_close_when_nobody_names_them(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     context = loop.again()
+    judged = RegisteredModel("", "2", "", {"loopfm.space": "fm-newer", "loopfm.gate": "failed"})
+    monkeypatch.setattr(context.registry, "models", lambda name: [judged])
     own = loop.result.spaces[0]
     older = replace(own, space_id="fm-older", fm_train_cutoff=own.fm_train_cutoff - 1)
     newer = replace(own, space_id="fm-newer", fm_train_cutoff=own.fm_train_cutoff + 1)

@@ -83,6 +83,13 @@ def test_a_version_is_evaluated_wherever_the_alias_points(copied: RunContext, lo
     assert {figure.arm for figure in figures} == {CHAMPION, CHALLENGER}
     assert {row["model_version"] for row in evaluated(copied, CHALLENGER)} == {version}
     assert {row["model_version"] for row in evaluated(copied, CHAMPION)} == {"1"}
+    figures = evaluate(copied, VERTICAL, loop.result.windows.vm_validation + test, version)
+    assert {(figure.arm, figure.value) for figure in figures if figure.metric == "ne"} == {
+        (row["arm"], row["value"])
+        for arm in (CHAMPION, CHALLENGER)
+        for row in evaluated(copied, arm)
+        if row["metric"] == "ne"
+    }, "what either trained on is left out"
     with pytest.raises(StepError, match=rf"{name}: no version 99; there are \['2', '1'\]"):
         evaluate(copied, VERTICAL, test, "99")
     with pytest.raises(StepError, match=rf"{name} version 1 \(champion\) trained until 2026-01-06: evaluate after it"):
@@ -161,6 +168,9 @@ def test_an_fm_tried_again_leaves_one_run_one_version_and_one_space(
     assert space.run_id == failed
     assert len(copied.registry.versions(copied.fm_name)) == len(before) + 1
     assert len(copied.spaces.all()) == spaces + 1
+    copied.spaces.close(space.space_id)
+    assert train_fm(copied, windows.fm_train, windows.fm_validation, seed=3) == space
+    assert space in copied.spaces.active(), "the same training again opens its space"
 
 
 def test_an_fm_of_a_further_seed_leaves_the_registry_alone(copied: RunContext, loop: Loop) -> None:
