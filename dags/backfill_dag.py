@@ -16,20 +16,34 @@ Started by `loopfm backfill CONF --from A --to B`, which first shows the plan. R
 
 
 def backfill_dag(project: Project) -> DAG:
-    """Plan from the ledger, then one task a chunk, in time order."""
+    """Plan from the ledger, then one task a chunk, in time order, then what is left."""
     params = {
         "first": Param("", type="string", minLength=10, description="First partition or day"),
         "last": Param("", type="string", minLength=10, description="Last partition or day, included"),
         "space": Param("all", type="string", description="One space, or all active ones"),
     }
     with project.dag("backfill", DOC, schedule=None, params=params) as dag:
-        plan = project.step(
-            "backfill", "What is missing or stale, why, and the chunks it is written in.",
-            "--from", "{{ params.first }}", "--to", "{{ params.last }}", "--dry-run",
-            task_id="plan", space="{{ params.space }}", returns="chunks",
-        )  # fmt: skip
-        write_chunks(project, "{{ params.space }}", plan.output)
+        span = "{{ params.first }}", "{{ params.last }}"
+        write_planned(
+            project, "What is missing or stale, why, and the chunks it is written in.", span, "{{ params.space }}"
+        )
     return dag
+
+
+def write_planned(project: Project, doc: str, span: tuple[str, str], space: str) -> tuple[VerbOperator, VerbOperator]:
+    """The first and the last task of planning and writing the partitions of ``span``.
+
+    A chunk that is tried again runs after later ones, which it makes stale: the last task writes them once more. It
+    also runs where no chunk was needed, so that what follows is not skipped.
+    """
+    over = ("--from", span[0], "--to", span[1])
+    plan = project.step("backfill", doc, *over, "--dry-run", task_id="plan", space=space, returns="chunks")
+    rest = project.step(
+        "write", "What a chunk that was tried again has left stale in later ones; usually nothing.",
+        *over, task_id="write_rest", space=space, trigger_rule="none_failed",
+    )  # fmt: skip
+    plan >> write_chunks(project, space, plan.output) >> rest
+    return plan, rest
 
 
 def write_chunks(project: Project, space: str, chunks: XComArg) -> MappedOperator:

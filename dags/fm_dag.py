@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import DAG, TaskGroup, get_current_context, task
 
-from dags.backfill_dag import write_chunks
+from dags.backfill_dag import write_planned
 from dags.project import UNTIL_PARAM, Project
 from dags.timetable import cadence
 from dags.vm_dag import gate_steps
@@ -33,16 +33,14 @@ def fm_dag(project: Project) -> DAG:
         )  # fmt: skip
         space = "{{ ti.xcom_pull(task_ids='train_fm')['space'] }}"
         first, last = (f"{{{{ ti.xcom_pull(task_ids='train_fm')['{end}_output'] }}}}" for end in ("first", "last"))
-        plan = project.step(
-            "backfill", "The new space over all that is ingested after its FM's windows, in chunks.",
-            "--from", first, "--to", last, "--dry-run", task_id="plan", space=space, returns="chunks",
-        )  # fmt: skip
-        written: Any = write_chunks(project, space, plan.output)
+        plan, written = write_planned(
+            project, "The new space over all that is ingested after its FM's windows, in chunks.", (first, last), space
+        )
         close = project.step(
             "close-spaces", "Spaces that nobody names any more; the new one too, if no champion took it.",
             "--offered", space, trigger_rule="all_done",
         )  # fmt: skip
-        score >> train >> plan >> written
+        score >> train >> plan
         for vertical in project.config.dataset.heads:
             written >> _hand_over(project, vertical, space) >> close
         close.as_teardown()

@@ -16,7 +16,8 @@ from dags.runner import VerbOperator
 from pipelines.config import ProjectConfig, load_config
 from pipelines.orchestration.airflow_env import SPARK_POOL, TRAINER_POOL
 
-SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "write", "compare"}
+SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "backfill", "write", "compare"}
+"""Steps that start Spark: ``backfill``, to plan, where only Spark can tell which rows of the source came late."""
 TRAINER_STEPS = {"train-fm", "train-vm", "search"}
 DEFAULTS = {"owner": "loopfm", "retries": 2, "retry_delay": timedelta(seconds=10)}
 PART_PARAM = Param(

@@ -53,6 +53,7 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     spark = {"check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"}
     assert {task for task, pool in pools.items() if pool == "spark"} == spark
     assert pools["score"] == "default_pool"
+    assert {task.pool for task in project_dags(str(project_file))["small_backfill"].tasks} == {"spark"}
     trainers = {task.task_id for task in project_dags(str(project_file))["small_fm"].tasks if task.pool == "trainer"}
     assert "train_fm" in trainers
     vm = {task.task_id: task.pool for task in project_dags(str(project_file))["small_vm_feed"].tasks}
@@ -96,6 +97,18 @@ def test_nothing_that_a_backfill_runs_trains_or_promotes(project_file: Path) -> 
     assert {"train-vm", "promote", "train-fm"}.isdisjoint(
         getattr(task, "verb", "") for task in dags["small_data"].tasks
     )
+
+
+def test_what_a_chunk_that_was_tried_again_left_stale_is_written_before_anything_reads_it(project_file: Path) -> None:
+    dags = project_dags(str(project_file))
+    for dag in (dags["small_backfill"], dags["small_fm"]):
+        rest = dag.get_task("write_rest")
+        assert rest.upstream_task_ids == {"write"}
+        assert rest.trigger_rule == "none_failed", "nor is anything skipped where no chunk was needed"
+    backfill, fm = (dags[name].get_task("write_rest").arguments for name in ("small_backfill", "small_fm"))
+    assert backfill == ["--from", "{{ params.first }}", "--to", "{{ params.last }}"]
+    assert ("first_output" in fm[1], "last_output" in fm[3]) == (True, True)
+    assert dags["small_fm"].get_task("write_rest").downstream_task_ids == {"feed.has_champion", "shop.has_champion"}
 
 
 def test_a_broken_file_breaks_its_own_dags_only(bundle: ProjectsBundle, project_file: Path) -> None:
