@@ -128,3 +128,46 @@ def test_a_failed_task_of_the_data_dag_is_an_alarm(project_file: Path, receiver:
     error = ValueError("loopfm ingest: BadDataError: small: 300 of 3000 rows were rejected, allowed are 5.0%")
     notify({"ti": ti, "dag_run": SimpleNamespace(partition_key="2026-01-09"), "params": {}, "exception": error})
     assert receiver == [{"text": f"small_data: ingest of 2026-01-09 failed: {error}"}]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("airflow_database")
+def test_a_missed_deadline_goes_from_the_scheduler_through_the_triggerer(
+    project_file: Path, receiver: list[dict[str, str]]
+) -> None:
+    """Airflow's own functions, from the parsed Dag to the callback: nothing but its two loops is left out."""
+    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.deadline import Deadline
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
+    from airflow.triggers.callback import CallbackTrigger
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+    from sqlalchemy import select
+
+    dag, due = data_dag(Project.load(str(project_file))), datetime.now(UTC) - timedelta(hours=2)
+    dag.fileloc = dag.relative_fileloc = "small.py"
+    with create_session() as session:
+        session.add(DagBundleModel(name="loopfm"))
+        session.flush()
+        update_dag_parsing_results_in_db("loopfm", None, [LazyDeserializedDAG.from_dag(dag)], {}, None, set(), session)
+        read = SerializedDagModel.get_dag("small_data", session=session)
+        assert read is not None
+        for kind, key in ((DagRunType.SCHEDULED, "2026-01-09"), (DagRunType.BACKFILL_JOB, "2026-01-08")):
+            read.create_dagrun(
+                run_id=f"{kind}__{key}", run_after=due, run_type=kind, state=DagRunState.RUNNING, partition_key=key,
+                triggered_by=DagRunTriggeredByType.TIMETABLE, session=session,
+            )  # fmt: skip
+        session.flush()
+        (missed,) = session.scalars(select(Deadline)).all()
+        assert missed.deadline_time == due + timedelta(hours=1)
+        missed.handle_miss(session)
+        data = missed.callback.data
+
+    async def answer() -> list[object]:
+        return [event.payload async for event in CallbackTrigger(data["path"], dict(data["kwargs"])).run()]
+
+    states = asyncio.run(answer())
+    assert receiver == [{"text": "small_data: partition 2026-01-09 is not ready 1:00:00 after it closed"}], states
