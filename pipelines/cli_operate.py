@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from feature_store.spaces import SpaceRecord
-from pipelines.cli_verbs import Facts, Handler, context_of
+from pipelines.cli_verbs import Facts, Handler, context_of, mlflow_run
 from pipelines.context import RunContext
 from pipelines.errors import StepError
 
@@ -127,10 +127,11 @@ def gate(options: Namespace) -> Facts:
     """The verdict on a challenger; no alias moves."""
     from pipelines.promote import judge
 
-    challenger, result = judge(context_of(options), options.vertical, options.version)
+    context = context_of(options)
+    challenger, result = judge(context, options.vertical, options.version)
     print(result)
     figures = {"verdict": result.verdict, "reasons": result.reasons, "metrics": result.metrics}
-    return {**figures, "version": challenger.version, "run_id": challenger.run_id}
+    return {**figures, "version": challenger.version, **mlflow_run(context, challenger.run_id)}
 
 
 def compare(options: Namespace) -> Facts:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from feature_store.ledger import now_ms
 from feature_store.spaces import SpaceRecord
-from pipelines.cli_verbs import Facts, Handler, context_of, parts_of
+from pipelines.cli_verbs import Facts, Handler, context_of, mlflow_run, parts_of
 from pipelines.context import RunContext
 from pipelines.errors import ConfigError
 from pipelines.orchestration.facts import written
@@ -99,7 +98,7 @@ def train_fm(options: Namespace) -> Facts:
         "first_output": context.dataset.clock.next(validation[-1]),
         "last_output": max(part for part, entry in inputs.items() if entry.done),
     }
-    return {**_mlflow(context, space.run_id), "space": space.space_id, **span, "metrics": metrics}
+    return {**mlflow_run(context, space.run_id), "space": space.space_id, **span, "metrics": metrics}
 
 
 def train_vm(options: Namespace) -> Facts:
@@ -121,7 +120,7 @@ def train_vm(options: Namespace) -> Facts:
     )
     print(f"{vm.vertical} {vm.arm}: run {vm.run_id}, version {vm.version or 'not registered (not the recipe)'}")
     facts = {"version": vm.version, "space": space.space_id, "test": test, "arm": vm.arm}
-    return {**facts, **_mlflow(context, vm.run_id), "metrics": context.registry.run_metrics(vm.run_id)}
+    return {**facts, **mlflow_run(context, vm.run_id), "metrics": context.registry.run_metrics(vm.run_id)}
 
 
 def evaluate(options: Namespace) -> Facts:
@@ -185,10 +184,6 @@ def _after_cutoff(
 
 def _named(targets: Sequence[Target], *tables: str) -> list[Target]:
     return [target for target in targets if target.step.table in tables]
-
-
-def _mlflow(context: RunContext, run_id: str) -> dict[str, Any]:
-    return {"run_id": run_id, "experiment": context.registry.experiment_id}
 
 
 def _split(context: RunContext, options: Namespace) -> tuple[list[str], list[str]]:

@@ -29,6 +29,11 @@ def parts_of(context: RunContext, options: Namespace) -> list[str]:
     return clock.between(*clock.span(options.first, options.last or options.first))
 
 
+def mlflow_run(context: RunContext, run_id: str) -> dict[str, Any]:
+    """The facts that the link of a task to its MLflow run is made of."""
+    return {"run_id": run_id, "experiment": context.registry.experiment_id}
+
+
 def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
     from pipelines.windows import run_range
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from feature_store.ledger import DONE
 from feature_store.spaces import SpaceRecord
 from pipelines import promote as promote_step
+from pipelines.cli_operate import gate
 from pipelines.context import RunContext
 from pipelines.errors import GateError, StepError
 from pipelines.evaluate import Evaluated, record
@@ -36,6 +38,7 @@ class Registry:
 
     versions: dict[str, RegisteredModel] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    experiment_id: str = "7"
 
     def add(self, version: str, space: str, until: str, **tags: str) -> RegisteredModel:
         own = {"loopfm.space": space, "loopfm.trained_until": until, **{f"loopfm.{k}": v for k, v in tags.items()}}
@@ -176,3 +179,14 @@ def test_the_calibration_of_a_replaced_champion_alarms_nobody(context: RunContex
     registry.add("2", OLD, DAYS[1])
     registry.aliases |= {CHAMPION: "2", CHALLENGER: "2"}
     assert _calibration(context, DAYS[2]) == []
+
+
+def test_the_gate_tells_where_the_run_of_its_challenger_is(
+    context: RunContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = registry.versions["1"], GateResult("passed", ["in its band"], {})
+    monkeypatch.setattr("pipelines.promote.judge", lambda *of: verdict)
+    monkeypatch.setattr("pipelines.cli_operate.context_of", lambda options: context)
+    facts = gate(Namespace(vertical="feed", version="1"))
+    assert facts is not None
+    assert (facts["run_id"], facts["experiment"], facts["verdict"]) == ("run-1", "7", "passed")
