@@ -11,6 +11,7 @@ import yaml
 from feature_store import commit_lock, object_store, session
 from feature_store.store_files import Location
 from pipelines import config, servers
+from pipelines.orchestration.airflow_api import AirflowApi
 from pipelines.orchestration.airflow_env import Site, conf_folder
 from tests.pipelines import loop_world
 from tests.servers import compose
@@ -105,6 +106,15 @@ def test_settings_of_the_project_are_ones_that_the_code_reads():
     for name, service in compose.compose(VALUES)["services"].items():
         for setting in service.get("environment", {}):
             assert not setting.startswith("LOOPFM_") or f'"{setting}"' in code, f"{name}: {setting}"
+
+
+def test_a_backfill_by_hand_finds_this_airflow(monkeypatch):
+    for name, value in compose.environment("airflow-scheduler", VALUES).items():
+        monkeypatch.setenv(name, value)
+    api = AirflowApi.from_environment()
+    assert (api.url, api._user, api._password) == (
+        "http://airflow-api-server:8080", "admin", "value-of-airflow_admin_password",
+    )  # fmt: skip
 
 
 def test_steps_find_their_tables_lock_models_and_spark(service_environment):
