@@ -16,7 +16,7 @@ env: ## make or renew .venv and the cache of Delta's jars
 	@scripts/setup.sh
 
 demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
-demo-airflow: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
+demo-airflow test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
 
 demo: env ## run the whole loop on a generated world (about 4 minutes)
 	@$(BIN)/loopfm run conf/demo.yaml
@@ -33,7 +33,7 @@ down: env ## end what make up started
 airflow: env ## run Airflow's own command line: make airflow ARGS="dags list"
 	@$(BIN)/python -m pipelines.orchestration airflow $(ARGS)
 
-test: env ## run the tests (12 to 15 minutes on 2 cores)
+test: env ## run the tests (about 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2
 
 test-slow: env ## run the proofs that take minutes each

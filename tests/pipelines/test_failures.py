@@ -20,14 +20,23 @@ from tests.pipelines import loop_world
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-PART = "2026-01-02"
+DONE, PART = "2026-01-01", "2026-01-02"
 
 
-def states(context: RunContext) -> dict[str, tuple[str, str]]:
+def states(context: RunContext, part: str = PART) -> dict[str, tuple[str, str]]:
     """Table -> state and message of the partition."""
     tables = (step.table for step in (LABELS, EXAMPLES))
-    entries = {table: context.store.ledger.coverage(table, {}).get(PART) for table in tables}
+    entries = {table: context.store.ledger.coverage(table, {}).get(part) for table in tables}
     return {table: (entry.state, entry.message) for table, entry in entries.items() if entry is not None}
+
+
+@pytest.fixture(scope="module")
+def ingested(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project's root with one day of a small world in its tables."""
+    root = tmp_path_factory.mktemp("ingested")
+    world = loop_world.WORLD | {"rows_per_day": 500, "bad_share": 0.03}
+    ingest(loop_world.context(root, source={"world": world}), [DONE])
+    return root
 
 
 def absent_source(root: Path) -> RunContext:
@@ -48,12 +57,11 @@ def test_a_source_that_cannot_be_read_is_a_failed_attempt(spark: SparkSession, t
     assert advice.startswith("what to do: ")
 
 
-def test_counts_are_those_of_the_partitions_that_are_done(spark: SparkSession, tmp_path: Path) -> None:
-    ingest(loop_world.context(tmp_path), ["2026-01-01"])
+def test_counts_are_those_of_the_partitions_that_are_done(ingested: Path) -> None:
     with pytest.raises(ContractError) as found:
-        ingest(absent_source(tmp_path), [PART])
-    done = loop_world.context(tmp_path).store.ledger.coverage("examples", {})["2026-01-01"]
-    counted = f"the newest other one, 2026-01-01, has {done.rows:,} rows and {done.rejected:,} rejected"
+        ingest(absent_source(ingested), [PART])
+    done = loop_world.context(ingested).store.ledger.coverage("examples", {})[DONE]
+    counted = f"the newest other one, {DONE}, has {done.rows:,} rows and {done.rejected:,} rejected"
     assert counted in found.value.__notes__[1]
     assert done.rejected
 
@@ -66,12 +74,11 @@ def test_a_check_records_only_when_asked(tmp_path: Path, record: bool, wanted: s
     assert set(states(context)) == wanted
 
 
-def test_a_check_leaves_done_partitions_done(spark: SparkSession, tmp_path: Path) -> None:
-    context = loop_world.context(tmp_path)
-    ingest(context, [PART])
-    with pytest.raises(BadDataError), attempted_check(context, [PART], True):
+def test_a_check_leaves_done_partitions_done(ingested: Path) -> None:
+    context = loop_world.context(ingested)
+    with pytest.raises(BadDataError), attempted_check(context, [DONE], True):
         raise BadDataError("a column changed")
-    assert {state for state, _ in states(context).values()} == {"done"}
+    assert {state for state, _ in states(context, DONE).values()} == {"done"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from models.metrics import normalized_entropy
 from pipelines.canary import CanaryResult, record
 from pipelines.context import RunContext
 from pipelines.errors import StepError
-from pipelines.features import features
 from pipelines.measure import Comparison
 from pipelines.report_data import VerticalReport
 from pipelines.value import ValueReport, leaks, measure_value, measured_lag, value_report, vertical_value
@@ -132,9 +131,11 @@ def test_what_a_canary_found_is_in_the_report(copied: RunContext, loop: Loop) ->
 
 
 def test_the_lag_is_that_of_scheduled_runs(copied: RunContext) -> None:
-    copied.run_id = "demo_data/scheduled__2026-01-08/features"
-    part = loop_world.LAST
-    features(copied, copied.spaces.active()[0], [part])
+    assert measured_lag(copied) == {}
+    scope = {"space_id": copied.spaces.active()[0].space_id}
+    made = copied.store.ledger.coverage("features", scope)[loop_world.LAST]
+    run_id = "demo_data/scheduled__2026-01-08/features"
+    copied.store.ledger.append([replace(made, run_id=run_id, attempt=made.attempt + 1)])
     lag = measured_lag(copied)
     assert (lag["partitions"], lag["declared"]) == (1, 1)
     assert lag["median"] == lag["longest"] > 1000, "a backtest's partitions were published long after they closed"
