@@ -153,7 +153,8 @@ class VerbOperator(BaseOperator):
 
     def _run_id(self, context: Any) -> str:
         ti = context["ti"]
-        return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+        mapped = [str(ti.map_index)] if ti.map_index is not None and ti.map_index >= 0 else []
+        return "/".join([ti.dag_id, ti.run_id, ti.task_id, *mapped])
 
     def _run(self, command: list[str], environment: Mapping[str, str]) -> tuple[list[str], int]:
         self.log.info("loopfm %s", " ".join(command[3:]))

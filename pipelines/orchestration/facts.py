@@ -17,7 +17,7 @@ RUN_SETTING = "LOOPFM_RUN_ID"
 
 
 def run_id() -> str:
-    """Name of this invocation in the ledger: DAG/RUN/TASK under Airflow, else ``cli``."""
+    """Name of this invocation in the ledger: DAG/RUN/TASK under Airflow, with /INDEX of a mapped task, else ``cli``."""
     return os.environ.get(RUN_SETTING, "cli")
 
 

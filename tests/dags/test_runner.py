@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from dags.runner import MlflowRunLink, ReportLink, VerbOperator, _raise, part_of
 
-TI = SimpleNamespace(dag_id="small_data", run_id="manual", task_id="step")
+TI = SimpleNamespace(dag_id="small_data", run_id="manual", task_id="step", map_index=-1)
 
 
 def context(part: str | None = None, **params: Any) -> dict[str, Any]:
@@ -61,6 +61,9 @@ def test_the_verb_gets_the_partition_space_and_span_of_the_run(project_file: Pat
 def test_the_ledger_learns_which_run_wrote(project_file: Path, tmp_path: Path) -> None:
     environment = VerbOperator(task_id="step", verb="check", conf=str(project_file))._environment(context(), tmp_path)
     assert environment["LOOPFM_RUN_ID"] == "small_data/manual/step"
+    ti = SimpleNamespace(**{**vars(TI), "map_index": 0})
+    mapped = VerbOperator(task_id="step", verb="check", conf=str(project_file))._environment({"ti": ti}, tmp_path)
+    assert mapped["LOOPFM_RUN_ID"] == "small_data/manual/step/0", "Airflow has no page of a mapped task without it"
 
 
 def test_the_result_is_what_the_verb_says_it_did(project_file: Path) -> None:

@@ -61,13 +61,15 @@ export async function projects(show) {
   await open();
 }
 
-/** The run that a ledger row names: a link where Airflow made it (DAG/RUN/TASK), else its name alone. */
+/** The run that a ledger row names: a link where Airflow made it (DAG/RUN/TASK, a mapped task's with /INDEX), else its name
+ * alone. */
 export function runLink(runId) {
-  const [dag, run, task] = runId.split("/");
+  const [dag, run, task, index] = runId.split("/");
   if (!run) return el("code", {}, runId);
-  const path = ["dags", dag, "runs", run, ...(task ? ["tasks", task] : [])].map(encodeURIComponent).join("/");
+  const steps = [...(task ? ["tasks", task] : []), ...(index ? ["mapped", index] : [])];
+  const path = ["dags", dag, "runs", run, ...steps].map(encodeURIComponent).join("/");
   const href = new URL(`../${path}`, location.href).href;
-  return el("a", { href, class: "run", on: { click: leaveFrame } }, `${dag} · ${run}${task ? ` · ${task}` : ""}`);
+  return el("a", { href, class: "run", on: { click: leaveFrame } }, runId.replaceAll("/", " · "));
 }
 
 // The frame may not navigate the page around it, but that page's own links may.

@@ -19,8 +19,14 @@ USER, PASSWORD = "admin", "for-this-test-only"
 
 
 @contextmanager
-def airflow_server(folder: Path, conf: Path, root: Path, patience: float = 900) -> Iterator[str]:
-    """Address of a running server over the projects of ``conf``; ended with the block."""
+def airflow_server(
+    folder: Path, conf: Path, root: Path, patience: float = 900, run: tuple[str, str, str] | None = None
+) -> Iterator[str]:
+    """Address of a running server over the projects of ``conf``; ended with the block.
+
+    Args:
+        run: Dag, run id and partition of a run that is there from the start.
+    """
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
     environment = _environment(folder, conf, root, address)
@@ -28,6 +34,9 @@ def airflow_server(folder: Path, conf: Path, root: Path, patience: float = 900) 
     with (folder / "log").open("w") as log:
         common = {"env": environment, "cwd": REPOSITORY, "stdout": log, "stderr": subprocess.STDOUT}
         subprocess.run([*airflow, "db", "migrate"], check=True, **common)
+        if run is not None:
+            subprocess.run([*airflow, "dags", "reserialize"], check=True, **common)
+            subprocess.run([sys.executable, "-m", "tests.dags.plugin.dag_run", *run], check=True, **common)
         command = [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         server = subprocess.Popen(command, **common)
         try:
@@ -46,8 +55,10 @@ def _environment(folder: Path, conf: Path, root: Path, address: str) -> dict[str
     passwords = folder / "passwords.json"
     passwords.write_text(json.dumps({USER: PASSWORD}))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MLFLOW"))}
+    bundle = {"name": "loopfm", "classpath": "dags.bundle.ProjectsBundle", "kwargs": {}}
     return kept | {
         "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "dags/plugin"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:viewer",

@@ -24,7 +24,7 @@ from pipelines.registry import CHALLENGER, CHAMPION
 from tests.pipelines import loop_world
 
 DAYS = [f"2026-01-0{day}" for day in range(1, 7)]
-RUN = "small_data/scheduled__2026-01-07T00:00:00+00:00/infer"
+RUN = "small_data/scheduled__2026-01-07T00:00:00+00:00/space.infer/0"
 SPACE = "fm-a"
 REJECTS = {"null user": 30, "duplicate": 10}
 
