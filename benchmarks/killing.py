@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -19,8 +20,12 @@ from pipelines.config import HOME_SETTING, TRACKING_SETTING
 from pipelines.context import RunContext
 from pipelines.upkeep import TABLES
 
-TASK, JVM, WORKER, TRAINER = "task", "jvm", "worker", "trainer"
+SUPERVISOR, TASK, JVM, WORKER, TRAINER = "supervisor", "task", "jvm", "worker", "trainer"
+DRAWN = (SUPERVISOR, TASK, JVM, WORKER)
+"""Kinds that live in every run; a trainer of its own is there only with ``train-fm --processes``."""
 START_SECONDS = 120
+WAIT_SECONDS = 60
+PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
 AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
 SETTINGS_OF_RUNS = {
     "LOOPFM_SPARK_MASTER": "local[1]",
@@ -44,15 +49,16 @@ class Runs:
     count: int = 0
     _seen: set[psutil.Process] = field(default_factory=set)
 
-    def start(self, *arguments: str, before: Sequence[str] = ()) -> psutil.Popen:
+    def start(self, *arguments: str, supervised: bool = False) -> psutil.Popen:
         """Start ``loopfm ARGUMENTS[0] CONF ARGUMENTS[1:]`` in a session of its own.
 
         Args:
-            before: a command that gets this one as its last arguments.
+            supervised: as a task of Airflow does, by a process that watches it.
         """
         self.count += 1
         self.home.mkdir(parents=True, exist_ok=True)
-        command = [*before, sys.executable, "-m", "pipelines.cli", arguments[0], str(self.conf), *arguments[1:]]
+        module = "benchmarks.supervised" if supervised else "pipelines.cli"
+        command = [sys.executable, "-m", module, arguments[0], str(self.conf), *arguments[1:]]
         # A file, not a pipe: a JVM that outlives its driver holds its end open.
         with self.log.open("w") as output:
             process = psutil.Popen(
@@ -74,7 +80,7 @@ class Runs:
     @property
     def has_progress(self) -> bool:
         """Whether the last run told of a step."""
-        return any(line.startswith("[") for line in self.log.read_text().splitlines())
+        return PROGRESS.search(self.log.read_text()) is not None
 
     @property
     def context(self) -> RunContext:
@@ -83,20 +89,21 @@ class Runs:
 
     def victims(self, run: psutil.Process) -> dict[str, list[psutil.Process]]:
         """Kind -> living processes of a run."""
-        found: dict[str, list[psutil.Process]] = {TASK: [run]}
-        for child in run.children(recursive=True):
-            kind = _kind(child)
+        found: dict[str, list[psutil.Process]] = {}
+        for process in (run, *run.children(recursive=True)):
+            kind = _kind(process)
             if kind is not None:
-                found.setdefault(kind, []).append(child)
-                self._seen.add(child)
+                found.setdefault(kind, []).append(process)
+                self._seen.add(process)
         return found
 
     def kill(self, run: psutil.Process, kinds: Sequence[str]) -> str:
-        """kill -9 the newest process of the first of ``kinds`` that lives; returns the kind."""
+        """kill -9 the newest process of the first of ``kinds`` that lives; returns the kind, empty where none does."""
         try:
             found = self.victims(run)
-            kind = next((kind for kind in kinds if kind in found), TASK)
-            found[kind][-1].kill()
+            kind = next((kind for kind in kinds if kind in found), "")
+            if kind:
+                found[kind][-1].kill()
         except psutil.NoSuchProcess:
             return ""
         return kind
@@ -122,36 +129,42 @@ class Runs:
 
 @dataclass(frozen=True)
 class Kill:
-    """One planned kill: seconds after the run's first progress line, and the kinds of process as they are wanted."""
+    """One planned kill: seconds after the run's first progress line, and the kinds of process as they are wanted.
+
+    The first kind is waited for a while.
+    """
 
     after: float
     kinds: tuple[str, ...]
 
 
 def planned_kills(seed: int, count: int, low: float, high: float) -> list[Kill]:
-    """Kills at random instants, the same for one seed."""
+    """Kills at random instants, the same for one seed; every kind of process comes equally often first."""
     chance = random.Random(seed)
-    kinds = [TASK, JVM, WORKER]
-    return [Kill(chance.uniform(low, high), tuple(chance.sample(kinds, len(kinds)))) for _ in range(count)]
+    first = [kind for _ in range(0, count, len(DRAWN)) for kind in chance.sample(DRAWN, len(DRAWN))][:count]
+    others = [[kind for kind in chance.sample(DRAWN, len(DRAWN)) if kind != wanted] for wanted in first]
+    return [Kill(chance.uniform(low, high), (kind, *more)) for kind, more in zip(first, others, strict=True)]
 
 
 def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> Counter[str]:
-    """Carry the planned kills out while ``arguments`` is run again and again; returns kills by kind.
+    """Carry the planned kills out while ``arguments`` is run again and again, supervised; returns kills by kind.
 
     A run that ends before its kill is started again: it finds what is fresh and goes through the same steps.
     """
     done: Counter[str] = Counter()
-    run = runs.start(*arguments)
+    again = partial(runs.start, *arguments, supervised=True)
+    run = again()
     for kill in kills:
         kind = ""
         while not kind:
             wait_for(partial(_under_way, runs, run), START_SECONDS)
             _wait_for_end(run, kill.after)
+            wait_for(partial(_has, runs, run, kill.kinds[0]), WAIT_SECONDS, every=0.5)
             kind = "" if ended(run) else runs.kill(run, kill.kinds)
-            run = runs.start(*arguments) if not kind else run
+            run = again() if not kind else run
         done[kind] += 1
         _wait_for_end(run, grace if kind != WORKER else 5)
-        run = runs.start(*arguments) if ended(run) else run
+        run = again() if ended(run) else run
     if not ended(run):
         run.kill()
         run.wait(30)
@@ -164,13 +177,13 @@ def differing_rows(left: RunContext, right: RunContext) -> dict[str, int]:
     return found | {"evaluations": _difference(_figures(left), _figures(right))}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
     """Whether ``condition`` holds within some seconds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(0.05)
+        time.sleep(every)
     return True
 
 
@@ -183,12 +196,33 @@ def _kind(process: psutil.Process) -> str | None:
         return None
     if "pyspark.daemon" in command or "pyspark.worker" in command:
         return WORKER
+    if "benchmarks.supervised" in command:
+        return SUPERVISOR
+    if "pipelines.cli" in command:
+        return TASK
     return TRAINER if "models.fm_launch" in command and "torch.distributed" not in command else None
+
+
+def supervisor_of(step: psutil.Process) -> psutil.Process:
+    """Airflow's process that watches the task which runs a step: it heartbeats, and starts the task's own process.
+
+    Raises:
+        psutil.NoSuchProcess: one of them has ended.
+    """
+    task = step.parent()
+    supervisor = task.parent() if task is not None else None
+    if supervisor is None:
+        raise psutil.NoSuchProcess(step.pid)
+    return supervisor
 
 
 def ended(run: psutil.Process) -> bool:
     """Whether a run is over."""
     return not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
+
+
+def _has(runs: Runs, run: psutil.Process, kind: str) -> bool:
+    return ended(run) or kind in runs.victims(run)
 
 
 def _under_way(runs: Runs, run: psutil.Process) -> bool:
