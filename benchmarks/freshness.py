@@ -1,4 +1,4 @@
-"""What LoopFM keeps of the FM's gain, over how late its histories are: partitions of minutes to a day, and their lag.
+"""What LoopFM keeps of the FM's gain, over how late its histories are: at once, then partitions of minutes to a day.
 
 Each cadence is a data set of its own, written whole through the pipeline. Method section 4. A second part holds the
 histories' clock and makes the teacher older instead, with ExFM's student adapter and without (arXiv 2502.17494).
@@ -64,13 +64,13 @@ class FreshnessSettings(SeedSettings):
 
     ``base``, ``control`` and ``kd`` are required; an FM of the same size on batch features stands beside them. Of the
     ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of. Each further
-    candidate also stands beside ``loopfm_kd``, which it changes by one idea.
+    candidate also stands beside ``loopfm_kd``, which it changes by one idea. Without cadences ``delay`` runs alone.
     """
 
-    cadences: dict[Name, WorldSettings] = Field(min_length=1)
-    cells: dict[Name, CellSettings]
-    candidates: list[Name] = Field(min_length=1)
-    controls: list[Name] = Field(min_length=1)
+    cadences: dict[Name, WorldSettings] = Field(default={})
+    cells: dict[Name, CellSettings] = Field(default={})
+    candidates: list[Name] = Field(default=[])
+    controls: list[Name] = Field(default=[])
     with_limits: bool = True
     delay: DelaySettings | None = None
 
@@ -85,9 +85,7 @@ def body(settings: FreshnessSettings, report: Report, output: Output) -> None:
         MissingDataError: the data set is not there.
         BenchmarkError: a required cell is not declared.
     """
-    named = {BASE, CONTROL, KD, *settings.candidates, *settings.controls}
-    if missing := sorted(named - set(settings.cells)):
-        raise BenchmarkError(f"cells: {missing} are missing")
+    _require_cells(settings)
     curves: dict[str, list[tuple[float, float]]] = {}
     for place, (cadence, world) in enumerate(settings.cadences.items()):
         for name, arms in _cadence(cadence, world, settings, report, output):
@@ -99,6 +97,14 @@ def body(settings: FreshnessSettings, report: Report, output: Output) -> None:
         output.plot("freshness", ("availability", "transfer ratio"), curves, list(settings.cadences))
     if settings.delay is not None:
         _delays(settings, settings.delay, report, output)
+
+
+def _require_cells(settings: FreshnessSettings) -> None:
+    named = {BASE, CONTROL, KD, *settings.candidates, *settings.controls}
+    if settings.cadences and (missing := sorted(named - set(settings.cells))):
+        raise BenchmarkError(f"cells: {missing} are missing")
+    if settings.cadences and not (settings.candidates and settings.controls):
+        raise BenchmarkError("candidates, controls: got none; allowed with cadences: at least one of each")
 
 
 def _cadence(

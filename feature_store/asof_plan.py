@@ -115,14 +115,17 @@ def fm_plan(dataset: DatasetConfig) -> Plan:
 
 
 def vm_plan(dataset: DatasetConfig, names: Sequence[str]) -> Plan:
-    """The plan of as-of declarations and lists ``names`` on the VM's clock: closed partitions + lag."""
-    return _plan(dataset, "vm", set(names))
+    """The plan of as-of declarations and lists ``names`` on the VM's clock: closed partitions + lag.
+
+    Where histories are readable at once, counters are as of the event too.
+    """
+    return _plan(dataset, "fm" if dataset.history_clock.at_once else "vm", set(names))
 
 
 def partial_plans(dataset: DatasetConfig) -> list[Plan]:
     """Plans whose partial sums are kept, one a clock: the FM's, and that of all verticals' counters."""
     counted = counter_names(dataset)
-    if dataset.fm_clock == "batch":
+    if dataset.fm_clock == "batch" or dataset.history_clock.at_once:
         return [vm_plan(dataset, [*counted, *dataset.fm_features])]
     return [fm_plan(dataset), vm_plan(dataset, counted)]
 

@@ -138,6 +138,39 @@ class PartitionClock:
         return f"text as in {self.part_of(1_684_972_800_000)}, a multiple of {self.grain_ms // MINUTE_MS} minutes"
 
 
+@dataclass(frozen=True)
+class HistoryClock:
+    """From when histories show a token: once its arrival partition has closed and the lag has passed, or at once.
+
+    Args:
+        partitions: of the data set.
+        lag_ms: delay after a partition closes.
+        at_once: a token is readable from the instant at which it arrives, but by later events alone.
+    """
+
+    partitions: PartitionClock
+    lag_ms: int
+    at_once: bool = False
+
+    def readable_from(self, arrival: npt.NDArray[np.int64], event_ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Least horizon that shows tokens of events at ``event_ts`` that arrived at ``arrival``; int64 [N] each."""
+        return np.maximum(arrival, event_ts + 1) if self.at_once else self.partitions.close(arrival)
+
+    def horizon(self, event_ts: Instant) -> Instant:
+        """What an example at ``event_ts`` reads as of: all tokens whose ``readable_from`` is not after it."""
+        return event_ts if self.at_once else self.partitions.as_of(event_ts, self.lag_ms)
+
+    @property
+    def mean_age_ms(self) -> float:
+        """How long ago, on average, the newest horizon of an example lies."""
+        return 0.0 if self.at_once else self.partitions.grain_ms / 2 + self.lag_ms
+
+    def newest_event(self, part: str) -> int:
+        """No example of ``part`` reads tokens of events after this instant."""
+        last = self.partitions.end(part) - 1
+        return last if self.at_once else self.partitions.as_of(last, self.lag_ms) - 1
+
+
 def available_at(arrival_end: Instant, lag_ms: int, fm_train_cutoff: int = 0, training_lag_ms: int = 0) -> Instant:
     """Instant from which a token may be read: max(end of arrival partition + lag, cutoff + training lag)."""
     ready = np.maximum(arrival_end + lag_ms, fm_train_cutoff + training_lag_ms)

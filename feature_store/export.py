@@ -39,7 +39,7 @@ def export_histories(
     requests = (
         segments.select("key", "key_id").distinct()
         .withColumn("part", F.lit(dataset.clock.part_of(as_of_ms)))
-        .withColumn("as_of", F.lit(dataset.clock.as_of(as_of_ms, dataset.lag)).cast("long"))
+        .withColumn("as_of", F.lit(dataset.history_clock.horizon(as_of_ms)).cast("long"))
         .where(F.lit(as_of_ms >= gate))
     )  # fmt: skip
     return histories_frame(segments.sparkSession, dataset, space_name(space), segments, requests)

@@ -35,9 +35,9 @@ def segment_parts(dataset: DatasetConfig, parts: list[str]) -> list[str]:
 
 def segment_span(dataset: DatasetConfig, first: str, last: str) -> tuple[str, str]:
     """First and last of the partitions whose segments the histories of ``first`` .. ``last`` may read."""
-    clock = dataset.clock
-    oldest = clock.as_of(clock.start(first), dataset.lag) - dataset.histories.retention
-    newest = clock.as_of(clock.end(last) - 1, dataset.lag) - 1
+    clock, histories = dataset.clock, dataset.history_clock
+    oldest = histories.horizon(clock.start(first)) - dataset.histories.retention
+    newest = histories.newest_event(last)
     return clock.part_of(oldest), clock.part_of(max(oldest, newest))
 
 

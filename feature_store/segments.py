@@ -113,14 +113,14 @@ def _past_tokens(dataset: DatasetConfig, examples: DataFrame, past_events: DataF
 
 def cut_splits(dataset: DatasetConfig, space_id: str, heads: int) -> Callable[[Batches], Batches]:
     """Turn flat tokens (columns of ``from_columns``, part, arrival, key_NAME) into packed rows, cut in each split."""
-    clock, length = dataset.clock, dataset.histories.length
+    clock, length = dataset.history_clock, dataset.histories.length
     entities = list(dataset.entities) if space_id == RAW_SPACE else []
     keys = list(dataset.histories.keys)
 
     def run(batches: Batches) -> Batches:
         for rows in chunks(batches, SPLIT_ROWS):
             tokens = from_columns(rows, entities, heads)
-            ends, parts = clock.close(rows["arrival"].to_numpy()), codes(rows["part"])
+            ends, parts = clock.readable_from(rows["arrival"].to_numpy(), tokens.event_ts), codes(rows["part"])
             for key in keys:
                 ids = rows[f"key_{key}"]
                 has = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))

@@ -33,7 +33,7 @@ def key_columns(dataset: DatasetConfig) -> dict[str, Column]:
 def as_of_column(dataset: DatasetConfig, space: SpaceRecord | None) -> Column:
     """Horizon of an example by its ``event_ts``; null before the space's tokens may be read at all."""
     event_ts = F.col("event_ts")
-    horizon = dataset.clock.as_of(cast(Any, event_ts), dataset.lag)
+    horizon = dataset.history_clock.horizon(cast(Any, event_ts))
     if space is None:
         return cast(Column, horizon)
     return F.when(event_ts >= space.fm_train_cutoff + space.training_lag_ms, horizon)

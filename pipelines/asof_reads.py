@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def _definition(context: RunContext) -> Sequence[Any]:
     dataset = context.dataset
     counted = [f for f in dataset.as_of if f.name in counter_names(dataset)]
-    return (context.inputs_id, counted, dataset.lag)
+    at_once = [dataset.histories.availability] if dataset.history_clock.at_once else []
+    return (context.inputs_id, counted, dataset.lag, *at_once)
 
 
 PARTIALS = TableStep("fm-inputs", 1, "partials", _definition)

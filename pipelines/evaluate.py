@@ -207,7 +207,7 @@ def record(
         "space_id": evaluated.space_id,
         "first_part": evaluated.parts[0],
         "last_part": evaluated.parts[-1],
-        "staleness_hours": (context.dataset.grain / 2 + context.dataset.lag) / HOUR_MS,
+        "staleness_hours": context.dataset.history_clock.mean_age_ms / HOUR_MS,
         "computed_at": int(time.time() * 1000),
     }
     rows = []

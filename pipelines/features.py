@@ -24,7 +24,8 @@ def _features_definition(context: RunContext) -> Sequence[Any]:
     dataset = context.dataset
     names = counter_names(dataset)
     counted = [(f, dataset.as_of_columns(f.name)) for f in dataset.as_of if f.name in names]
-    return (dataset.verticals, counted, dataset.histories.keys, dataset.lag, dataset.training_lag)
+    at_once = [dataset.histories.availability] if dataset.history_clock.at_once else []
+    return (dataset.verticals, counted, dataset.histories.keys, dataset.lag, dataset.training_lag, *at_once)
 
 
 HISTORIES = TableStep("features", 1, "histories", _histories_definition)

@@ -73,10 +73,11 @@ class FmDeclaration(Strict):
 def has_batch_fm(dataset: DatasetConfig, fm: FmConfig) -> bool:
     """Whether an FM under the VMs' availability stands beside this one.
 
-    One does where it is trained here and reads as-of columns or lists at the event, of which a batch sees less.
+    One does where it is trained here and reads as-of columns or lists at the event, of which VMs see less.
     """
     reads_past = bool(_past_columns(dataset) & set(dataset.fm_features))
-    return fm.external is None and dataset.fm_clock == "event" and reads_past
+    sees_more = dataset.fm_clock == "event" and not dataset.history_clock.at_once
+    return fm.external is None and sees_more and reads_past
 
 
 def batch_fm_dataset(dataset: DatasetConfig) -> DatasetConfig:

@@ -78,7 +78,7 @@ def _version(version: ModelVersion) -> dict[str, Any]:
 def _staleness(context: RunContext, champion: ModelVersion | None, parts: list[str]) -> dict[str, Any]:
     """Age of what a champion reads and knows: hours of its histories, partitions since its and its FM's training."""
     clock = context.dataset.clock
-    found: dict[str, Any] = {"history_hours": (context.dataset.grain / 2 + context.dataset.lag) / HOUR_MS}
+    found: dict[str, Any] = {"history_hours": context.dataset.history_clock.mean_age_ms / HOUR_MS}
     if champion is None:
         return found
     until = champion.tag("trained_until") or ""

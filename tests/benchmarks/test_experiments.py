@@ -22,6 +22,7 @@ from benchmarks.transfer import early_windows
 from models.bootstrap import PairedDifference
 from models.metrics import Scores, normalized_entropy
 from pipelines.context import RunContext
+from pipelines.fm_declaration import has_batch_fm
 from pipelines.windows import RunWindows, run_windows
 
 MODULES = {"transfer": transfer, "freshness": freshness, "scaling": scaling, "ablation": ablation}
@@ -170,6 +171,30 @@ def test_every_cell_is_a_valid_project(name):
         cells = getattr(settings, "cells", {})
         for changes in [{}, *(cell.changes for cell in cells.values()), *getattr(settings, "sizes", {}).values()]:
             world.project.load(changes)
+
+
+def test_the_delay_of_teachers_runs_alone_and_cadences_need_their_cells():
+    delay = load_settings(freshness.SETTINGS, CONF / "freshness_delay.yaml")
+    whole = load_settings(freshness.SETTINGS, CONF / "freshness.yaml")
+    assert (delay.cadences, delay.delay.delays) == ({}, list(range(8)))
+    assert (delay.delay.world, delay.delay.cells) == (whole.delay.world, whole.delay.cells), "one workspace"
+    freshness._require_cells(delay)
+    freshness._require_cells(whole)
+    with pytest.raises(BenchmarkError, match=r"cells: \['kd'\] are missing"):
+        freshness._require_cells(
+            whole.model_copy(update={"cells": {k: c for k, c in whole.cells.items() if k != "kd"}})
+        )
+    with pytest.raises(BenchmarkError, match="candidates, controls: got none"):
+        freshness._require_cells(whole.model_copy(update={"candidates": []}))
+
+
+def test_at_once_is_the_upper_end_of_the_curve_and_has_no_batch_fm():
+    cadences = load_settings(freshness.SETTINGS, CONF / "freshness.yaml").cadences
+    assert next(iter(cadences)) == "at_once"
+    config = cadences["at_once"].project.load()
+    assert config.dataset.history_clock.at_once
+    assert not has_batch_fm(config.dataset, config.fm)
+    assert has_batch_fm(cadences["hour_5m"].project.load().dataset, config.fm)
 
 
 def command(name, home, out):

@@ -19,6 +19,7 @@ CLOCKS = [
     {"grain": "6h", "lag": "7h"},
 ]
 FM_CLOCKS = [*CLOCKS, *({**clock, "fm_clock": "batch"} for clock in CLOCKS)]
+AT_ONCE = {"histories": {"availability": "at_once"}}
 SEED = 4
 many = settings(max_examples=16, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -86,7 +87,7 @@ def check_counters(spark, changes, seed):
     examples, labels, _ = frames(spark, config, *data)
     names = counter_names(config)
     rows = by_id(counters_frame(spark, config, examples, labels, all_parts(data), names).toArrow())
-    reference = Reference(config, "vm", *data)
+    reference = Reference(config, "fm" if config.history_clock.at_once else "vm", *data)
     features = [feature for feature in config.as_of if feature.name in names]
     assert len(rows) == len(data[0])
     for row in data[0]:
@@ -100,8 +101,9 @@ def test_fm_inputs_equal_the_reference(spark, changes):
     check_fm_inputs(spark, changes, SEED)
 
 
-def test_counters_equal_the_reference_on_the_clock_of_closed_partitions(spark):
-    check_counters(spark, CLOCKS[-1], SEED)
+@pytest.mark.parametrize("changes", [CLOCKS[-1], AT_ONCE], ids=["closed partitions", "at once"])
+def test_counters_equal_the_reference_on_the_clock_of_vms(spark, changes):
+    check_counters(spark, changes, SEED)
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_fm_inputs_equal_the_reference_over_random_worlds(spark, changes, seed):
 
 @pytest.mark.slow
 @many
-@given(changes=st.sampled_from(CLOCKS), seed=seeds)
+@given(changes=st.sampled_from([*CLOCKS, AT_ONCE]), seed=seeds)
 def test_counters_equal_the_reference_over_random_worlds(spark, changes, seed):
     check_counters(spark, changes, seed)
 

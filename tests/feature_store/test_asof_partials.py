@@ -32,6 +32,7 @@ def same(one, other):
     [
         ({"grain": "10m", "lag": "20m"}, 12, 90),
         ({"grain": "6h", "lag": "0m", "fm_clock": "batch"}, 13, 90),
+        pytest.param({"histories": {"availability": "at_once"}}, 12, 90, marks=pytest.mark.slow),
     ],
 )
 def test_features_from_partial_sums_equal_those_from_rows(spark, changes, seed, rows):

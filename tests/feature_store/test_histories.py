@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pyarrow as pa
@@ -19,12 +20,12 @@ from tests.feature_store.token_world import (
     MINUTE,
     START,
     Row,
-    border_at_or_before,
     by_key,
     dataset_of,
     examples_table,
     flat_key,
     flat_tokens,
+    horizon,
     labels_table,
     outputs_table,
     parts_of,
@@ -42,6 +43,8 @@ CLOCKS = st.sampled_from(
         {"grain": "1h", "lag": "1h"},
         {"grain": "1d", "lag": "1h"},
         {"grain": "1d", "lag": "25h", "day_offset": "90m"},
+        {"grain": "10m", "lag": "0m", "availability": "at_once"},
+        {"grain": "1h", "lag": "5m", "availability": "at_once"},
     ]
 )
 
@@ -58,7 +61,7 @@ def requests_of(dataset: DatasetConfig, rows: list[Row]) -> pa.Table:
             dataset.clock.part_of(row.event_ts),
             key,
             flat_key(row, key),
-            border_at_or_before(dataset, row.event_ts - dataset.lag),
+            horizon(dataset, row.event_ts),
         )
         for row in rows
         for key in dataset.histories.keys
@@ -89,11 +92,10 @@ def test_an_example_reads_exactly_what_the_definition_allows(seed, size, clock, 
     segments = segments_of(dataset, rows, raw=raw)
     got = histories_of(dataset, segments, requests_of(dataset, rows), "raw" if raw else "fm-a")
     for row in rows:
-        horizon = border_at_or_before(dataset, row.event_ts - dataset.lag)
         for key in dataset.histories.keys:
             if row.in_key(key):
                 want = readable(dataset, rows, key, row.key(key), row.event_ts, raw=raw)
-                name = (key, flat_key(row, key), dataset.clock.part_of(row.event_ts), horizon)
+                name = (key, flat_key(row, key), dataset.clock.part_of(row.event_ts), horizon(dataset, row.event_ts))
                 assert got.get(name, []) == want
     assert all(got.values())
 
@@ -116,14 +118,31 @@ def test_histories_need_no_segments_beyond_those_named(seed, clock, grains_kept,
     assert len(named) <= last + 3 + grains_kept
 
 
+def test_at_once_a_token_is_read_from_its_arrival_on_but_not_by_its_own_instant():
+    dataset = dataset_of(availability="at_once")
+    early, late = random_rows(5, 2, span=1, step=1, users=1, items=1)
+    late.event_ts, late.arrived_at, early.arrived_at = START + 10, START + 10 + HOUR, START
+    asking = [replace(late, event_ts=START + t) for t in (0, 1, 10, 10 + HOUR - 1, 10 + HOUR)]
+    segments = segments_of(dataset, [early, late], raw=True)
+    got = histories_of(dataset, segments, requests_of(dataset, asking), "raw")
+    read = {as_of - START: len(tokens) for (key, _, _, as_of), tokens in got.items() if key == "user"}
+    assert read == {1: 1, 10: 1, 10 + HOUR - 1: 1, 10 + HOUR: 2}
+
+
+def test_what_is_readable_at_once_has_no_batch_clock():
+    with pytest.raises(ValueError, match=r"fm_clock: got batch; allowed with histories.availability at_once: event"):
+        dataset_of(availability="at_once", fm_clock="batch")
+
+
 def test_segments_read_are_bounded_by_the_retention_not_by_the_age_of_the_store():
     dataset = dataset_of(grain="1d", lag="1h", retention="7d")
     counts = {len(segment_parts(dataset, [dataset.clock.part_of(START + day * DAY)])) for day in (10, 60, 900)}
     assert counts == {8}
 
 
-def test_spark_gives_the_histories_of_the_definition_and_gates_a_space(spark):
-    dataset = dataset_of()
+@pytest.mark.parametrize("availability", ["closed", "at_once"])
+def test_spark_gives_the_histories_of_the_definition_and_gates_a_space(spark, availability):
+    dataset = dataset_of(availability=availability)
     rows = random_rows(11, 150, span=4 * HOUR, step=15 * MINUTE)
     gate = START + 2 * HOUR
     space = space_of(cutoff=gate - 30 * MINUTE, training_lag_ms=30 * MINUTE)
@@ -143,8 +162,7 @@ def test_spark_gives_the_histories_of_the_definition_and_gates_a_space(spark):
             tokens = readable(dataset, rows, key, row.key(key), row.event_ts, raw=False)
             if row.event_ts >= gate and row.in_key(key) and tokens:
                 key_id = taste_ids[row.key(key)] if key == "taste" else row.key(key)
-                horizon = border_at_or_before(dataset, row.event_ts - dataset.lag)
-                want[key, key_id, dataset.clock.part_of(row.event_ts), horizon] = tokens
+                want[key, key_id, dataset.clock.part_of(row.event_ts), horizon(dataset, row.event_ts)] = tokens
     assert got == want
     assert {key for key, *_ in want} == {"user", "item", "taste"}
     raw_requests = history_requests(dataset, examples, None).collect()

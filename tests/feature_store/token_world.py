@@ -27,6 +27,7 @@ def dataset_of(**settings: Any) -> DatasetConfig:
         "length": settings.pop("length", 3),
         "retention": settings.pop("retention", "30d"),
         "raw_label": settings.pop("raw_label", None),
+        "availability": settings.pop("availability", "closed"),
     }
     return DatasetConfig.model_validate(
         {
@@ -190,16 +191,29 @@ def arrival_end(dataset: DatasetConfig, row: Row) -> int:
     return border_at_or_before(dataset, max(row.arrived_at, row.event_ts)) + dataset.grain
 
 
+def horizon(dataset: DatasetConfig, t: int) -> int:
+    """What an example at ``t`` reads as of."""
+    at_once = dataset.histories.availability == "at_once"
+    return t if at_once else border_at_or_before(dataset, t - dataset.lag)
+
+
+def is_there(dataset: DatasetConfig, row: Row, t: int) -> bool:
+    """Whether an example at ``t`` may know that a row has arrived."""
+    if dataset.histories.availability == "at_once":
+        return row.arrived_at <= t
+    return arrival_end(dataset, row) + dataset.lag <= t
+
+
 def readable(dataset: DatasetConfig, rows: list[Row], key: str, key_id: Any, t: int, *, raw: bool) -> list[dict]:
     """Tokens that an example at ``t`` reads, newest first: the definition, row by row."""
-    oldest = border_at_or_before(dataset, t - dataset.lag) - dataset.histories.retention
+    oldest = horizon(dataset, t) - dataset.histories.retention
     seen = [
         r
         for r in rows
         if r.in_key(key)
         and r.key(key) == key_id
         and r.event_ts < t
-        and arrival_end(dataset, r) + dataset.lag <= t
+        and is_there(dataset, r, t)
         and r.event_ts >= oldest
     ]
     seen.sort(key=lambda r: (r.event_ts, r.example_id), reverse=True)
