@@ -20,7 +20,7 @@ a champion nor a rollback target names it.
 
 
 def fm_dag(project: Project) -> DAG:
-    """Score champions, train-fm, backfill of the new space, per vertical train, compare, approve; close spaces."""
+    """Score champions, train-fm, backfill of the new space, maps; per vertical train, compare, approve; close."""
     schedule = cadence(project.config.schedule.train_fm, project.config.dataset.clock)
     with project.dag("fm", DOC, schedule=schedule, params={"part": UNTIL_PARAM}) as dag:
         score = project.step(
@@ -40,7 +40,12 @@ def fm_dag(project: Project) -> DAG:
             "close-spaces", "Spaces that nobody names any more; the new one too, if no champion took it.",
             "--offered", space, trigger_rule="all_done",
         )  # fmt: skip
+        change = project.step(
+            "align", "Drift to the champions' space, maps, and what keeping, aligning or backfilling costs.",
+            "--from-space", space,
+        )  # fmt: skip
         score >> train >> plan
+        written >> _has_champion(project, project.config.dataset.heads) >> change >> close
         for vertical in project.config.dataset.heads:
             written >> _hand_over(project, vertical, space) >> close
         close.as_teardown()
@@ -53,21 +58,22 @@ def _hand_over(project: Project, vertical: str, space: str) -> TaskGroup:
             "train-vm", "The recipe on the new space, on the newest window: the champion is trained again meanwhile.",
             "--vertical", vertical, "--until", "{part}", newest_closed="now", space=space,
         )  # fmt: skip
-        _has_champion(project, vertical) >> train >> gate_steps(project, vertical, train, always_ask=True)
+        _has_champion(project, [vertical]) >> train >> gate_steps(project, vertical, train, always_ask=True)
     return group
 
 
-def _has_champion(project: Project, vertical: str) -> Any:
+def _has_champion(project: Project, verticals: list[str]) -> Any:
     @task.short_circuit(task_id="has_champion", ignore_downstream_trigger_rules=False)
     def has_champion() -> bool:
-        """A vertical without a champion has nothing to hand over: its VM Dag starts in the new space."""
+        """Without a champion there is nothing to hand over: a vertical's VM Dag starts in the new space."""
         from pipelines.context import RunContext
         from pipelines.registry import CHAMPION
 
         context = RunContext.load(project.path)
-        found = context.registry.by_alias(context.vm_name(vertical), CHAMPION)
-        part = get_current_context()["ti"].xcom_pull(task_ids="train_fm")["space"]
-        print(f"{vertical}: champion {found.version if found else 'none'}, offered space {part}")
-        return found is not None
+        found = {vertical: context.registry.by_alias(context.vm_name(vertical), CHAMPION) for vertical in verticals}
+        space = get_current_context()["ti"].xcom_pull(task_ids="train_fm")["space"]
+        for vertical, model in found.items():
+            print(f"{vertical}: champion {model.version if model else 'none'}, offered space {space}")
+        return any(found.values())
 
     return has_champion()

@@ -24,7 +24,7 @@ from models.alignment import (
 from models.codec import Codes
 from models.drift import centroid_shift, linear_cka, mean_cosine, neighbour_overlap
 from models.errors import SpaceMismatchError
-from pipelines.align_choice import NE, Quality, add_vm_ne, best_kind
+from pipelines.align_choice import NE, HeldOut, Quality, add_vm_ne, best_kind
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
@@ -44,6 +44,7 @@ class FittedAlignment:
     alignment: Alignment
     quality: Quality
     drift: dict[str, float]
+    held_out: HeldOut
     run_id: str
 
 
@@ -84,7 +85,8 @@ def align(context: RunContext, source: SpaceRecord, target: SpaceRecord, parts: 
     if finished is not None:
         run_id = str(finished.info.run_id)
         metrics = context.registry.run_metrics(run_id)
-        return FittedAlignment(_fetch(context, run_id), _logged(metrics), drift_figures(shared, source, target), run_id)
+        drift, held_out = drift_figures(shared, source, target), HeldOut(parts, shared.held_out_from)
+        return FittedAlignment(_fetch(context, run_id), _logged(metrics), drift, held_out, run_id)
     tags = {
         "loopfm.kind": "alignment",
         "loopfm.from_space": source.space_id,
@@ -96,8 +98,10 @@ def align(context: RunContext, source: SpaceRecord, target: SpaceRecord, parts: 
         with timed(context.progress, f"align: {source.space_id} to {target.space_id}, {len(shared.a)} examples"):
             maps = fit_kinds(shared, source, target)
             found = reconstructions(maps, shared)
-            quality = add_vm_ne(context, maps, found, (source, target), parts, shared.held_out_from)
-        fitted = FittedAlignment(maps[best_kind(quality)], quality, drift_figures(shared, source, target), run_id)
+            held_out = HeldOut(parts, shared.held_out_from)
+            quality = add_vm_ne(context, maps, found, (source, target), held_out)
+        drift = drift_figures(shared, source, target)
+        fitted = FittedAlignment(maps[best_kind(quality)], quality, drift, held_out, run_id)
         _record(context, fitted, len(shared.a))
     return fitted
 

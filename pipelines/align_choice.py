@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,43 +22,65 @@ NE_TIE = 0.0005
 """Differences of NE under this say nothing about a map: reconstruction decides then."""
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that no map was fitted on: those of ``parts`` from the instant ``since`` (ms) on.
+
+    Their labels are those known when the last of ``parts`` closes.
+    """
+
+    parts: list[str]
+    since: int
+
+    def of(self, context: RunContext, space: SpaceRecord) -> HeldOut:
+        """Those of them whose features ``space`` holds."""
+        clock, done = context.dataset.clock, context.store.ledger.coverage("features", {"space_id": space.space_id})
+        parts = [p for p in self.parts if clock.end(p) > self.since and p in done and done[p].done]
+        return HeldOut(parts, self.since)
+
+    def ne(
+        self,
+        context: RunContext,
+        models: Mapping[str, RegisteredModel],
+        space: SpaceRecord,
+        alignment: Alignment | None = None,
+    ) -> dict[str, float]:
+        """NE of the model of each vertical on these rows, with the histories of ``space``; ``alignment`` maps them."""
+        if not self.parts:
+            return {}
+        known_at, found = context.dataset.clock.end(self.parts[-1]), {}
+        for vertical, model in models.items():
+            artifact = load_trained(context, model.run_id)
+            scores = score_parts(context, vertical, artifact, space, self.parts, known_at, alignment)
+            scores = scores.take(scores.event_ts >= self.since)
+            found[vertical] = normalized_entropy(scores.label, scores.p, scores.weight)
+        return found
+
+
 def add_vm_ne(
     context: RunContext,
     maps: Mapping[MapKind, Alignment],
     quality: Quality,
     spaces: tuple[SpaceRecord, SpaceRecord],
-    parts: list[str],
-    since: int,
+    held_out: HeldOut,
 ) -> Quality:
     """``quality`` with the NE of the target's VMs that read the source's histories through each map.
 
-    The champion of every vertical (else its challenger) scores the rows of ``parts`` from the instant ``since`` (ms)
-    on whose features the source holds; the mean over verticals counts. Unchanged where there is no such VM or row.
+    The champion of every vertical (else its challenger) scores the held-out rows whose features the source holds; the
+    mean over verticals counts. Unchanged where there is no such VM or row.
 
     Args:
         context: the project.
         maps: the fitted maps.
         quality: of each kind.
         spaces: source and target.
-        parts: partitions of the shared examples.
-        since: event_ts of the first example that no map was fitted on.
+        held_out: rows that no map was fitted on.
     """
     source, target = spaces
-    clock = context.dataset.clock
-    done = context.store.ledger.coverage("features", {"space_id": source.space_id})
-    held_out = [part for part in parts if clock.end(part) > since and part in done and done[part].done]
-    models = _readers_of(context, target)
-    if not held_out or not models:
-        return quality
-    known_at, found = clock.end(parts[-1]), dict(quality)
+    models, rows, found = readers_of(context, target), held_out.of(context, source), dict(quality)
     for kind, alignment in maps.items():
-        by_vertical = []
-        for vertical, model in models.items():
-            artifact = load_trained(context, model.run_id)
-            scores = score_parts(context, vertical, artifact, source, held_out, known_at, alignment)
-            scores = scores.take(scores.event_ts >= since)
-            by_vertical.append(normalized_entropy(scores.label, scores.p, scores.weight))
-        if not np.isnan(by_vertical).any():
+        by_vertical = list(rows.ne(context, models, source, alignment).values())
+        if by_vertical and not np.isnan(by_vertical).any():
             found[kind] = {**quality[kind], NE: float(np.mean(by_vertical))}
     return found
 
@@ -75,11 +98,12 @@ def best_kind(quality: Quality) -> MapKind:
     return max(tied, key=lambda kind: quality[kind]["r2"])
 
 
-def _readers_of(context: RunContext, target: SpaceRecord) -> dict[str, RegisteredModel]:
+def readers_of(context: RunContext, space: SpaceRecord) -> dict[str, RegisteredModel]:
+    """The champion of each vertical, else its challenger, where it reads ``space``."""
     found = {}
     for vertical in context.dataset.heads:
         for alias in (CHALLENGER, CHAMPION):
             model = context.registry.by_alias(context.vm_name(vertical), alias)
-            if model is not None and model.tags["loopfm.space"] == target.space_id:
+            if model is not None and model.tags["loopfm.space"] == space.space_id:
                 found[vertical] = model
     return found

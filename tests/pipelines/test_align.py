@@ -18,6 +18,7 @@ from pipelines.infer import infer
 from pipelines.predict import predict
 from pipelines.run import run_loop
 from pipelines.segments import segments
+from pipelines.space_ways import advice, ways
 from pipelines.train_fm import train_fm
 from tests.pipelines import loop_world
 
@@ -70,6 +71,11 @@ def test_a_champion_reads_a_new_space_through_a_map(
     assert again.run_id == fitted.run_id
     assert again.quality["mlp"] == pytest.approx(fitted.quality["mlp"])
     assert again.quality["mlp"].keys() == fitted.quality["mlp"].keys()
+    found = ways(context, new, old, again)
+    assert found["align"].ne.keys() == found["keep"].ne.keys() == {"feed", "shop"}
+    assert sum(found["align"].ne.values()) / 2 == pytest.approx(fitted.quality[fitted.alignment.kind][NE])
+    assert advice(found).startswith(("align", "keep"))
+    assert (found["backfill"].left, found["backfill"].ne) == (0, {})
     assert find_alignment(context, new, old, TEST_PART).kind == fitted.alignment.kind
     with pytest.raises(SpaceMismatchError, match="were fitted on rows up to"):
         find_alignment(context, new, old, windows.vm_train[-1])

@@ -17,6 +17,7 @@ from pipelines.align import ALIGNMENT_ARTIFACTS, ALIGNMENT_FILE, SharedExamples,
 from pipelines.align_choice import NE, best_kind
 from pipelines.context import RunContext
 from pipelines.fm_chain import fm_chain
+from pipelines.space_ways import Way, advice, champion_space, shared_parts, table, ways
 from tests.pipelines import loop_world
 
 DIM, DAY = 4, 24 * HOUR_MS
@@ -127,3 +128,46 @@ def test_vm_ne_chooses_a_map_and_reconstruction_decides_among_equals() -> None:
     apart = {kind: {**own, NE: own[NE] - 0.01 * (kind == "orthogonal")} for kind, own in tied.items()}
     assert best_kind(apart) == "orthogonal"
     assert best_kind({**apart, "mlp": {"r2": 0.9}}) == "mlp", "one NE is missing: reconstruction alone"
+
+
+def three(keep: float, align: float, backfill: float | None = None) -> dict[str, Way]:
+    known = {} if backfill is None else {"feed": backfill, "shop": backfill}
+    return {
+        "keep": Way("keep", {"feed": keep, "shop": keep}, part_seconds=12.34),
+        "align": Way("align", {"feed": align, "shop": align}, 30_000, 1_000, 20.4, 6.0),
+        "backfill": Way("backfill", known, 90_000, 61_000, float("nan"), 6.0),
+    }
+
+
+def test_the_way_that_the_figures_speak_for() -> None:
+    assert advice(three(0.9, 0.9004)).startswith("align: VMs of the old space read the new one at +0.0004 NE")
+    assert advice(three(0.9, 0.91)) == "keep, until VMs of the new space are better: the map costs 0.0100 NE"
+    assert advice(three(0.9, 0.89, 0.88)).startswith("backfill: VMs of the new space are 0.0100 NE better")
+    assert advice(three(0.9, 0.89, 0.8897)).startswith("align")
+    assert advice({"keep": Way("keep", {"feed": 0.9}), "backfill": Way("backfill")}).startswith("no map to judge")
+    assert advice({"keep": Way("keep"), "align": Way("align")}).startswith("no map to judge")
+
+
+def test_the_ways_stand_side_by_side_with_their_costs() -> None:
+    assert table(three(0.9, 0.9004), ["feed", "shop"]) == [
+        "way       NE feed  NE shop  FM passes  left    seconds  then, a partition",
+        "keep      0.9000   0.9000   0          0       0        12.3",
+        "align     0.9004   0.9004   30,000     1,000   20       6.0",
+        "backfill  ?        ?        90,000     61,000  ?        6.0",
+    ]
+
+
+def test_what_a_way_costs_is_what_the_ledger_saw(copied: RunContext) -> None:
+    old = copied.spaces.active()[0]
+    cutoff = copied.dataset.clock.start("2026-01-05")
+    new = replace(old, space_id="fm-later", fm_train_cutoff=cutoff)
+    assert champion_space(copied) in (None, old)
+    assert shared_parts(copied, old, new) == []
+    assert shared_parts(copied, old, old) == ["2026-01-06", "2026-01-07", "2026-01-08"]
+    found = ways(copied, new, old, None)
+    assert set(found) == {"keep", "backfill"}
+    rows = {part: entry.rows for part, entry in copied.store.ledger.coverage("examples", {}).items()}
+    assert found["backfill"].passes == found["backfill"].left == sum(rows[f"2026-01-0{day}"] for day in (5, 6, 7, 8))
+    done = ways(copied, old, old, None)["backfill"]
+    assert (done.left, done.passes) == (0, sum(rows[f"2026-01-0{day}"] for day in (4, 5, 6, 7, 8)))
+    assert found["keep"].part_seconds == done.part_seconds > 0

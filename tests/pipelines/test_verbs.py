@@ -95,6 +95,15 @@ def test_rollback_gives_the_champion_before_back(
     assert [model and model.version for model in found] == ["1", "2"]
 
 
+def test_align_says_where_no_champion_reads_another_space(
+    conf: str, copied: RunContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = copied.space().space_id
+    assert main(["align", conf, "--from-space", space]) == 0
+    said = f"no champion reads another space than {space}: there is nothing to align\n"
+    assert capsys.readouterr().out == said
+
+
 def test_a_canary_prints_what_its_proofs_found(
     conf: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
