@@ -35,7 +35,7 @@ def bound_scores(context: RunContext, vertical: str, like: Scores) -> dict[str, 
     if not vm_reads_the_worlds_features(dataset, vertical):
         context.progress(
             f"evaluate: {vertical}: the bounds of the VM's features are left out: they stand for hour, segment, "
-            f"category and device, the VM sees {dataset.verticals[vertical].features}"
+            f"category, device and the placements that a world has, the VM sees {dataset.verticals[vertical].features}"
         )
         bounds = {WORLD_P: BOUNDS[WORLD_P]}
     known = _truth(context, own, like)

@@ -16,7 +16,7 @@ from feature_store.sources.mapping import POSITION_COLUMN, map_rows
 from feature_store.sources.negatives import lookback, sample_negatives
 from feature_store.sources.reader import RawSource, read_source
 from feature_store.sources.span import Span, restrict
-from feature_store.world.source import WORLD_COLUMNS, world_file_part, world_frame, world_span
+from feature_store.world.source import world_columns, world_file_part, world_frame, world_span
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def open_raw(spark: SparkSession, dataset: DatasetConfig, span: Span | None, ski
     if source.world is not None:
         first, end = world_span(source.world, dataset.clock) if span is None else (span.start, span.end)
         frame = world_frame(spark, source.world, dataset.clock, first, end)
-        return RawSource(frame, list(WORLD_COLUMNS), file_part=world_file_part)
+        return RawSource(frame, list(world_columns(source.world)), file_part=world_file_part)
     if source.read is None:
         raise ContractError(f"{dataset.name}: source: neither read nor world is given")
     raw = read_source(spark, source.read, source.expected_columns, skip)

@@ -1,9 +1,10 @@
 """What drives a label in the generated world: fixed effects that every model sees, hidden ones only the FM sees.
 
-logit = base + f(hour, segment, category, device) + effects * (slow + fast), with
+logit = base + f(hour, segment, category, device) + effects * (placement * Q(placement) + slow + fast), with
 slow = user * U(user, day) + interest * V(user, category, day) + item * I(item, day) and fast = context * X(row).
 U, V, I and X are standard normal and independent, so E[p | f] and E[p | f, older state] are one-dimensional Gaussian
-integrals.
+integrals. Q, of worlds with placements, never changes: a VM sees the placement and could learn its Q from labels, but
+there are few rows of each; the FM is shown Q. It is what distillation can carry.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class VerticalEffects:
     interest: float
     item: float
     context: float
+    placement: float
     segment: float
     category: float
     device: float
@@ -59,10 +61,28 @@ class VerticalEffects:
 
 VERTICALS: dict[str, VerticalEffects] = {
     "feed": VerticalEffects(
-        base=-2.1, user=0.5, interest=0.35, item=0.65, context=0.4, segment=0.5, category=0.5, device=0.3, hour=0.3
+        base=-2.1,
+        user=0.5,
+        interest=0.35,
+        item=0.65,
+        context=0.4,
+        placement=0.6,
+        segment=0.5,
+        category=0.5,
+        device=0.3,
+        hour=0.3,
     ),
     "shop": VerticalEffects(
-        base=-2.3, user=0.5, interest=0.4, item=0.65, context=0.4, segment=0.4, category=0.6, device=0.2, hour=0.2
+        base=-2.3,
+        user=0.5,
+        interest=0.4,
+        item=0.65,
+        context=0.4,
+        placement=0.6,
+        segment=0.4,
+        category=0.6,
+        device=0.2,
+        hour=0.2,
     ),
 }
 

@@ -23,7 +23,10 @@ _DAILY_SWING = 0.5
 
 @dataclass(frozen=True)
 class WorldRows:
-    """A chunk of rows, all [N]; ``bad`` is -1 or an index into BAD_KINDS; ``logit`` is the true one."""
+    """A chunk of rows, all [N]; ``bad`` is -1 or an index into BAD_KINDS; ``logit`` is the true one.
+
+    ``placement`` and ``quality`` are 0 in a world without placements.
+    """
 
     user: Ints
     item: Ints
@@ -39,6 +42,8 @@ class WorldRows:
     interest: Floats
     item_state: Floats
     context: Floats
+    placement: Ints
+    quality: Floats
     logit: Floats
     label: npt.NDArray[np.int8]
     bad: Ints
@@ -91,12 +96,28 @@ def world_rows(grid: WorldGrid, cells: Iterator[int] | range) -> Iterator[tuple[
         states.at(grid.day(start))
         rows = grid.rows_of(cell)
         for chunk, done in enumerate(range(0, rows, CHUNK_ROWS)):
-            random = stream(grid.world.seed, "rows", (cell << 16) | chunk)
-            yield cell, _chunk(grid, start, min(CHUNK_ROWS, rows - done), random, attributes, states)
+            size, counter = min(CHUNK_ROWS, rows - done), (cell << 16) | chunk
+            placed = _placed(grid.world, size, counter, attributes)
+            random = stream(grid.world.seed, "rows", counter)
+            yield cell, _chunk(grid, start, size, random, attributes, states, placed)
+
+
+def _placed(world: WorldConfig, n: int, counter: int, fixed: Attributes) -> tuple[Ints, Floats]:
+    """Placement and its quality; from a stream of their own, so that all else is as without placements."""
+    if not world.placements:
+        return np.zeros(n, np.int64), np.zeros(n)
+    placement = stream(world.seed, "placements", counter).integers(world.placements, size=n)
+    return placement, fixed.quality[placement]
 
 
 def _chunk(
-    grid: WorldGrid, start: int, n: int, random: np.random.Generator, fixed: Attributes, states: HiddenStates
+    grid: WorldGrid,
+    start: int,
+    n: int,
+    random: np.random.Generator,
+    fixed: Attributes,
+    states: HiddenStates,
+    placed: tuple[Ints, Floats],
 ) -> WorldRows:
     world = grid.world
     event_ts = start + np.sort(random.integers(grid.cell_ms, size=n))
@@ -110,7 +131,7 @@ def _chunk(
     bad = np.where(random.random(n) < world.bad_share, random.integers(len(BAD_KINDS), size=n), -1)
     segment, category, hour = fixed.segment[user], fixed.category[item], event_ts // HOUR_MS % 24
     slow = states.slow(user, category, item)
-    logit = true_logit(world.effects, shop, (hour, segment, category, device), slow, context)
+    logit = true_logit(world.effects, shop, (hour, segment, category, device), slow, context, placed[1])
     return WorldRows(
         user=user,
         item=item,
@@ -126,6 +147,8 @@ def _chunk(
         interest=slow[1],
         item_state=slow[2],
         context=context,
+        placement=placed[0],
+        quality=placed[1],
         logit=logit,
         label=(random.random(n) < sigmoid(logit)).astype(np.int8),
         bad=bad,
@@ -138,10 +161,13 @@ def true_logit(
     request: tuple[Ints, Ints, Ints, Ints],
     slow: tuple[Floats, Floats, Floats],
     context: Floats,
+    quality: Floats,
 ) -> Floats:
     """The logit of rows of both verticals, [N]."""
     logits = [
-        v.fixed(*request) + effects * (v.user * slow[0] + v.interest * slow[1] + v.item * slow[2] + v.context * context)
+        v.fixed(*request)
+        + effects * (v.user * slow[0] + v.interest * slow[1] + v.item * slow[2] + v.context * context)
+        + effects * v.placement * quality
         for v in (VERTICALS["feed"], VERTICALS["shop"])
     ]
     return np.where(shop, logits[1], logits[0])

@@ -32,17 +32,23 @@ WORLD_COLUMNS: dict[str, str] = {
     "purchase": "int",
     "purchase_known_ms": "bigint",
 }
+PLACEMENT_COLUMNS = {"placement": "int", "placement_quality": "float"}
 _FILE_PREFIX = "world/"
 
 
+def world_columns(world: WorldConfig) -> dict[str, str]:
+    """Columns of a world's source rows and their Spark types."""
+    return WORLD_COLUMNS | (PLACEMENT_COLUMNS if world.placements else {})
+
+
 def world_frame(spark: SparkSession, world: WorldConfig, clock: PartitionClock, first: int, stop: int) -> DataFrame:
-    """Source rows of [first, stop), columns WORLD_COLUMNS and ``source_file`` (``world/PART``).
+    """Source rows of [first, stop), columns ``world_columns`` and ``source_file`` (``world/PART``).
 
     ``click`` belongs to rows of surface 0 (feed), ``purchase`` to those of surface 1 (shop); bad rows are among them.
     """
     cells = WorldGrid.of(world, clock).cells(first, stop)
     tasks = max(1, min(len(cells), 2 * spark.sparkContext.defaultParallelism))
-    schema = ", ".join(f"{name} {kind}" for name, kind in (*WORLD_COLUMNS.items(), (FILE_COLUMN, "string")))
+    schema = ", ".join(f"{name} {kind}" for name, kind in (*world_columns(world).items(), (FILE_COLUMN, "string")))
     return spark.range(cells.start, cells.stop, 1, tasks).mapInArrow(_generator(world, clock), schema)
 
 
@@ -64,12 +70,12 @@ def _generator(
         grid = WorldGrid.of(world, clock)
         cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
         for cell, rows in world_rows(grid, cells):
-            yield _record_batch(rows, _FILE_PREFIX + clock.part_of(grid.start + cell * grid.cell_ms))
+            yield _record_batch(world, rows, _FILE_PREFIX + clock.part_of(grid.start + cell * grid.cell_ms))
 
     return generate
 
 
-def _record_batch(rows: WorldRows, path: str) -> pa.RecordBatch:
+def _record_batch(world: WorldConfig, rows: WorldRows, path: str) -> pa.RecordBatch:
     """Source rows with the planted faults; a duplicate is a row twice."""
     bad = {kind: rows.bad == i for i, kind in enumerate(BAD_KINDS)}
     label = np.where(bad["label"], 7, rows.label)
@@ -86,9 +92,10 @@ def _record_batch(rows: WorldRows, path: str) -> pa.RecordBatch:
         _column(label, pa.int32(), rows.shop),
         _column(label, pa.int32(), ~rows.shop),
         _column(rows.label_at, pa.int64(), ~rows.shop),
+        *([_column(rows.placement, pa.int32()), _column(rows.quality, pa.float32())] if world.placements else []),
         pa.array([path] * len(rows.user), pa.string()),
     ]
-    batch = pa.RecordBatch.from_arrays(columns, names=[*WORLD_COLUMNS, FILE_COLUMN])
+    batch = pa.RecordBatch.from_arrays(columns, names=[*world_columns(world), FILE_COLUMN])
     again = np.flatnonzero(bad["duplicate"])
     return batch.take(pa.array(np.sort(np.concatenate([np.arange(batch.num_rows), again]))))
 

@@ -9,7 +9,7 @@ import numpy as np
 from feature_store.config import WorldConfig
 from feature_store.world.effects import CATEGORIES, SEGMENTS, Floats, Ints
 
-_STREAMS = {"static": 1, "user": 2, "interest": 3, "item": 4, "rows": 5}
+_STREAMS = {"static": 1, "user": 2, "interest": 3, "item": 4, "rows": 5, "quality": 6, "placements": 7}
 
 
 def stream(seed: int, name: str, counter: int) -> np.random.Generator:
@@ -19,16 +19,18 @@ def stream(seed: int, name: str, counter: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Attributes:
-    """What never changes: segment [users], category [items]."""
+    """What never changes: segment [users], category [items], quality [placements]."""
 
     segment: Ints
     category: Ints
+    quality: Floats
 
     @classmethod
     def of(cls, world: WorldConfig) -> Attributes:
         """Draw the attributes of a world."""
         random = stream(world.seed, "static", 0)
-        return cls(random.integers(SEGMENTS, size=world.users), random.integers(CATEGORIES, size=world.items))
+        segment, category = random.integers(SEGMENTS, size=world.users), random.integers(CATEGORIES, size=world.items)
+        return cls(segment, category, stream(world.seed, "quality", 0).standard_normal(world.placements))
 
 
 def persistence(world: WorldConfig, days: Ints) -> Floats:

@@ -30,6 +30,7 @@ OF_LABEL = {"click": "feed", "purchase": "shop"}
 
 _KEY_COLUMNS = {"user": "user_id", "item": "item_id"}
 _VM_COLUMNS = {"hour", "segment", "category", "device"}
+_PLACEMENT = {"placement"}
 
 
 def world_vertical(dataset: DatasetConfig, vertical: str) -> str | None:
@@ -44,9 +45,11 @@ def world_vertical(dataset: DatasetConfig, vertical: str) -> str | None:
 
 
 def vm_reads_the_worlds_features(dataset: DatasetConfig, vertical: str) -> bool:
-    """Whether a vertical's VM sees what p_vm and p_state are given: hour, segment, category and device."""
+    """Whether a vertical's VM sees what p_vm and p_state are given: hour, segment, category, device, placement."""
+    world = dataset.source.world
+    given = _VM_COLUMNS | (_PLACEMENT if world is not None and world.placements else set())
     columns = {dataset.features[n].value if n in dataset.features else n for n in dataset.verticals[vertical].features}
-    return columns - {"surface"} == _VM_COLUMNS
+    return columns - {"surface"} == given
 
 
 def world_truth(dataset: DatasetConfig, parts: list[str]) -> pa.Table:
@@ -55,8 +58,8 @@ def world_truth(dataset: DatasetConfig, parts: list[str]) -> pa.Table:
     Returns:
         part, user, item, event_ts, vertical and, per row, p_true; p_state = E[p | VM features, hidden state in the
         newest partition that is visible at event_ts]; p_vm = E[p | VM features]. A VM sees hour, segment, category,
-        device and surface; the fast context is integrated out of both expectations, and before the world's first
-        visible partition p_state is p_vm.
+        device, surface and, where the world has them, placement; the fast context is integrated out of both
+        expectations, and before the world's first visible partition p_state is p_vm.
 
     Raises:
         ContractError: the data set's source is no generated world.
@@ -74,11 +77,12 @@ def world_truth(dataset: DatasetConfig, parts: list[str]) -> pa.Table:
 
 
 def _truth(dataset: DatasetConfig, grid: WorldGrid, rows: WorldRows, part: str, seen: HiddenStates) -> pa.RecordBatch:
-    as_of = dataset.clock.as_of(rows.event_ts, dataset.lag)
+    as_of = dataset.history_clock.horizon(rows.event_ts)
     p_state, p_vm = np.empty(len(as_of)), np.empty(len(as_of))
     for shop, effects in enumerate(VERTICALS.values()):
         of = rows.shop == bool(shop)
         fixed = effects.fixed(rows.hour[of], rows.segment[of], rows.category[of], rows.device[of])
+        fixed += grid.world.effects * effects.placement * rows.quality[of]
         p_vm[of] = _stationary(grid, effects, fixed)
         p_state[of] = _given_state(grid, effects, fixed, rows, of, as_of[of], seen)
     valid = (rows.bad < 0) | (rows.bad == BAD_KINDS.index("duplicate"))

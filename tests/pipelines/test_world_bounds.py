@@ -77,6 +77,19 @@ def test_the_bounds_of_other_features_are_left_out_with_a_line() -> None:
     assert "the VM sees ['hour', 'user']" in context.lines[0]
 
 
+def test_a_world_with_placements_has_bounds_where_the_vm_sees_them() -> None:
+    placement = {"placement": {"value": "placement", "kind": "categorical"}}
+    verticals = {
+        name: vertical | {"counters": [], "features": vertical["features"] + ["placement"] * (name == "feed")}
+        for name, vertical in DEMO["verticals"].items()
+    }
+    world = {"world": loop_world.WORLD | {"placements": 30}}
+    changes = {"source": world, "features": DEMO["features"] | placement, "verticals": verticals, "as_of": []}
+    context = Evaluating(loop_world.settings(**changes).dataset)
+    assert set(context.bounds("feed", context.evaluated("feed"))) == {"world_p", "world_state", "world_vm"}
+    assert set(context.bounds("shop", context.evaluated("shop"))) == {"world_p"}
+
+
 def test_rows_that_are_not_the_worlds_have_no_bounds() -> None:
     labels = DEMO["labels"] | {"click": {"value": "coalesce(click, purchase)"}}
     context = Evaluating(loop_world.settings(labels=labels).dataset)
