@@ -231,9 +231,13 @@ def test_on_a_generated_world_both_must_carry_twice_what_distillation_carries():
     for both, ok in ((0.7, True), (0.34, False)):
         made = report()
         made_of = arms(loopfm_kd=both, kd=0.4, world_vm=0.3, world_state=0.9)
-        transfer._claims("world", made_of, "loopfm_kd", made)
+        transfer._claims("world", made_of, "loopfm_kd", made, taught=True)
         judged = {figure.name: figure for figure in made.figures}
         expected = made_of.gain("loopfm_kd").value - 2 * made_of.gain("kd").value
         assert judged["world_over_twice_kd"].value == pytest.approx(expected)
         assert judged["world_over_twice_kd"].ok is ok
         assert str(judged["world_kd_carries"].target) == ">=0.1"
+        assert judged["world_kd_could_carry"].value == pytest.approx(made_of.share("world_vm").value)
+    untaught = report()
+    transfer._claims("world", made_of, "loopfm_kd", untaught, taught=False)
+    assert {figure.name: figure.target for figure in untaught.figures}["world_over_twice_kd"] is None
