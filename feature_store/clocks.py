@@ -154,7 +154,10 @@ class HistoryClock:
 
     def readable_from(self, arrival: npt.NDArray[np.int64], event_ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Least horizon that shows tokens of events at ``event_ts`` that arrived at ``arrival``; int64 [N] each."""
-        return np.maximum(arrival, event_ts + 1) if self.at_once else self.partitions.close(arrival)
+        if not self.at_once:
+            return self.partitions.close(arrival)
+        later: npt.NDArray[np.int64] = np.maximum(arrival, event_ts + 1)
+        return later
 
     def horizon(self, event_ts: Instant) -> Instant:
         """What an example at ``event_ts`` reads as of: all tokens whose ``readable_from`` is not after it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -80,7 +80,7 @@ def train_own_fm(project: OwnProject) -> None:
     rows = rows.sort_by("example_id")
     own = np.full((len(rows), len(heads)), 0.1, np.float32)
     for head, name in enumerate(heads):
-        of = labels.filter(pa.compute.equal(labels["vertical"], name))
+        of = labels.filter(pc.equal(labels["vertical"], name))
         own[np.searchsorted(ids, of["example_id"].to_numpy()), head] = of["label"].to_numpy()
     own_fm.train(rows, own, COLUMNS, project.checkpoint)
 
