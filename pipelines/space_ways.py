@@ -56,14 +56,16 @@ def ways(
     old, new = readers_of(context, target), readers_of(context, source)
     rows = fitted.held_out.of(context, source).of(context, target) if fitted else HeldOut([], 0)
     unseen = {v: m for v, m in new.items() if rows.parts and m.tags.get(TRAINED_UNTIL, "") < rows.parts[0]}
-    after = _part_seconds(context, source)
-    found = [Way(KEEP, rows.ne(context, old, target), part_seconds=_part_seconds(context, target))]
+    before, after = _part_seconds(context, target), _part_seconds(context, source)
+    after = before if math.isnan(after) else after  # nothing of the new space is written yet
+    found = [Way(KEEP, rows.ne(context, old, target), part_seconds=before)]
     if fitted is not None:
         through = rows.ne(context, old, source, fitted.alignment)
-        found.append(Way(ALIGN, through, *_passes(context, source, _read_next(context)), part_seconds=after))
-    passes, left, seconds = _passes(context, source, _read_by_a_new_vm(context))
+        passes, left, parts = _passes(context, source, _read_next(context))
+        found.append(Way(ALIGN, through, passes, left, parts * after, after))
+    passes, left, parts = _passes(context, source, _read_by_a_new_vm(context))
     missing = [vertical for vertical in context.dataset.heads if vertical not in new]
-    seconds += _training_seconds(context, old, missing)
+    seconds = parts * after + _training_seconds(context, old, missing)
     found.append(Way(BACKFILL, rows.ne(context, unseen, source), passes, left, seconds, after))
     return {way.name: way for way in found}
 
@@ -138,16 +140,14 @@ def _read_by_a_new_vm(context: RunContext) -> tuple[str, str] | None:
     return clock.next(span[0], -(window // clock.grain_ms)), span[1]
 
 
-def _passes(context: RunContext, source: SpaceRecord, span: tuple[str, str] | None) -> tuple[int, int, float]:
-    """Examples of ``span`` that the source's FM scores, those not done, and the seconds of their steps."""
+def _passes(context: RunContext, source: SpaceRecord, span: tuple[str, str] | None) -> tuple[int, int, int]:
+    """Examples of ``span`` that the source's FM scores, those of them not done, and their partitions."""
     if span is None:
-        return 0, 0, 0.0
+        return 0, 0, 0
     ingested, scored = context.store.ledger.coverage("examples", {}), _done(context, "fm_outputs", source)
     parts = own_parts(context, source, [p for p, e in ingested.items() if e.done and span[0] <= p <= span[1]])
-    missing = [part for part in parts if part not in scored]
-    left = sum(ingested[part].rows for part in missing)
-    seconds = len(missing) * _part_seconds(context, source) if missing else 0.0
-    return sum(ingested[part].rows for part in parts), left, seconds
+    missing = [part for part in parts if part not in scored and ingested[part].rows]
+    return sum(ingested[part].rows for part in parts), sum(ingested[part].rows for part in missing), len(missing)
 
 
 def _part_seconds(context: RunContext, space: SpaceRecord) -> float:

@@ -163,11 +163,12 @@ def test_what_a_way_costs_is_what_the_ledger_saw(copied: RunContext) -> None:
     new = replace(old, space_id="fm-later", fm_train_cutoff=cutoff)
     assert champion_space(copied) in (None, old)
     assert shared_parts(copied, old, new) == []
-    assert shared_parts(copied, old, old) == ["2026-01-06", "2026-01-07", "2026-01-08"]
+    assert shared_parts(copied, old, old) == ["2026-01-05", "2026-01-06", "2026-01-07"]
     found = ways(copied, new, old, None)
     assert set(found) == {"keep", "backfill"}
     rows = {part: entry.rows for part, entry in copied.store.ledger.coverage("examples", {}).items()}
-    assert found["backfill"].passes == found["backfill"].left == sum(rows[f"2026-01-0{day}"] for day in (5, 6, 7, 8))
+    assert found["backfill"].passes == found["backfill"].left == sum(rows[f"2026-01-0{day}"] for day in (5, 6, 7))
     done = ways(copied, old, old, None)["backfill"]
-    assert (done.left, done.passes) == (0, sum(rows[f"2026-01-0{day}"] for day in (4, 5, 6, 7, 8)))
-    assert found["keep"].part_seconds == done.part_seconds > 0
+    assert (done.left, done.passes) == (0, sum(rows[f"2026-01-0{day}"] for day in (4, 5, 6, 7)))
+    assert found["keep"].part_seconds == found["backfill"].part_seconds == done.part_seconds > 0
+    assert found["backfill"].seconds > 3 * done.part_seconds > done.seconds == 0
