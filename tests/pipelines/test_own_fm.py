@@ -59,7 +59,7 @@ def project(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
         "train": {"epochs": 8},
     }
     raw["vm"] |= {"scheduled_arm": "loopfm"}
-    raw["vm"]["base"]["train"] |= {"epochs": 6, "batch_size": 256}
+    raw["vm"]["base"]["train"] |= {"epochs": 12, "batch_size": 128}
     made.conf.write_text(yaml.safe_dump(raw))
     return made
 
@@ -119,7 +119,8 @@ def test_a_checkpoint_goes_through_every_step_to_an_evaluated_vm(
     scores = score_parts(context, VERTICAL, load_trained(context, base.run_id), space, [TEST], ALL_KNOWN)
     without = normalized_entropy(scores.label, scores.p, scores.weight)
     fm = fm_scores(context, VERTICAL, space, [TEST], scores)
-    assert normalized_entropy(fm.label, fm.p, fm.weight) < printed["ne"] < without
+    assert normalized_entropy(fm.label, fm.p, fm.weight) < without
+    assert printed["ne"] < without - 0.005
 
 
 def test_the_page_names_every_step_that_this_file_takes() -> None:
