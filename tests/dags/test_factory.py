@@ -69,6 +69,14 @@ def test_champions_are_scored_before_anything_retrains(project_file: Path) -> No
         assert trained in dags[dag].get_task("score").get_flat_relative_ids(upstream=False)
 
 
+def test_a_refresh_tells_the_ways_on_once_the_new_space_is_written(project_file: Path) -> None:
+    dag = project_dags(str(project_file))["small_fm"]
+    align = dag.get_task("align")
+    assert {"train_fm", "write", "has_champion"} <= align.get_flat_relative_ids(upstream=True)
+    assert align.arguments[0] == "--from-space"
+    assert "close_spaces" in align.get_flat_relative_ids(upstream=False)
+
+
 def test_a_vertical_and_the_fm_have_cadences_of_their_own(project_file: Path) -> None:
     raw = yaml.safe_load(project_file.read_text())
     raw["schedule"] = {"train_fm": "every 14 partitions", "train_vm_own": {"shop": "0 4 * * 1"}}
