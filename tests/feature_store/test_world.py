@@ -13,7 +13,6 @@ from feature_store.errors import ContractError
 from feature_store.ingest import ingest_frames, source_parts
 from feature_store.world.effects import VERTICALS, expected_probability, sigmoid
 from feature_store.world.rows import BAD_KINDS, CHUNK_ROWS, WorldGrid, world_rows
-from feature_store.world.source import FILE_COLUMN, WORLD_COLUMNS, world_frame, world_span
 from feature_store.world.states import HiddenStates, persistence
 from feature_store.world.truth import world_truth
 from pipelines.config import load_config
@@ -146,10 +145,9 @@ def test_quadrature_is_the_monte_carlo_mean():
     assert expected_probability(np.array([0.3]), 0.0)[0] == pytest.approx(sigmoid(np.array([0.3]))[0])
 
 
-@pytest.mark.parametrize("placements", [0, 50])
-def test_p_state_and_p_vm_are_what_a_simulation_of_the_world_gives(placements):
+def test_p_state_and_p_vm_are_what_a_simulation_of_the_world_gives():
     """Redraw what is unknown, step by step as the world does, and average the true chance of given rows."""
-    dataset = demo(drift=0.3, placements=placements)
+    dataset = demo(drift=0.3)
     grid = WorldGrid.of(dataset.source.world, dataset.clock)
     part = "2026-01-03"
     truth = world_truth(dataset, [part]).to_pydict()
@@ -160,7 +158,6 @@ def test_p_state_and_p_vm_are_what_a_simulation_of_the_world_gives(placements):
     for i in np.flatnonzero(rows.bad < 0)[:6]:
         effects = VERTICALS["shop" if rows.shop[i] else "feed"]
         fixed = effects.fixed(rows.hour[[i]], rows.segment[[i]], rows.category[[i]], rows.device[[i]])[0]
-        fixed += effects.placement * rows.quality[i]
         old = [s[0] for s in seen.slow(rows.user[[i]], rows.category[[i]], rows.item[[i]])]
         unknown = random.standard_normal((4, 300_000))
         weights = (effects.user, effects.interest, effects.item)
@@ -173,32 +170,6 @@ def test_p_state_and_p_vm_are_what_a_simulation_of_the_world_gives(placements):
         for name, samples in (("p_state", p_state), ("p_vm", p_vm)):
             error = 5 * samples.std() / np.sqrt(len(samples))
             assert truth[name][at] == pytest.approx(samples.mean(), abs=error)
-
-
-def test_placements_leave_the_rest_of_a_world_as_it_is():
-    """Each has one quality, on every day and surface; only chances and labels differ from the world without."""
-    grids = [WorldGrid.of(WorldConfig(**SMALL, placements=count), PartitionClock(DAY_MS)) for count in (0, 40)]
-    without, placed = ([rows for _, rows in world_rows(grid, grid.cells(grid.start, grid.end))] for grid in grids)
-    quality: dict[int, float] = {}
-    for one, other in zip(without, placed, strict=True):
-        for name, values in vars(one).items():
-            if name not in ("placement", "quality", "logit", "label"):
-                np.testing.assert_array_equal(values, getattr(other, name))
-        assert not one.quality.any()
-        for place, value in zip(other.placement.tolist(), other.quality.tolist(), strict=True):
-            assert quality.setdefault(place, value) == value
-        weight = np.where(other.shop, VERTICALS["shop"].placement, VERTICALS["feed"].placement)
-        np.testing.assert_allclose(other.logit - one.logit, weight * other.quality, atol=1e-9)
-    assert len(quality) == 40
-
-
-def test_placements_are_columns_of_worlds_that_have_them(spark):
-    clock = PartitionClock(DAY_MS)
-    for placements, added in ((0, []), (40, ["placement", "placement_quality"])):
-        world = WorldConfig(**SMALL, placements=placements)
-        rows = world_frame(spark, world, clock, *world_span(world, clock))
-        assert rows.columns == [*WORLD_COLUMNS, *added, FILE_COLUMN]
-    assert rows.select("placement").distinct().count() == 40
 
 
 def test_before_anything_is_visible_the_state_says_nothing():
