@@ -151,9 +151,12 @@ def _compare(job: Job, report: Report) -> None:
         found = {method: job.search(method, seed) for method in (job.settings.method, "random", "ens")}
         by_hand, training = found["random"][0].hand_set, found["random"][1]
         bar = Acceptable(by_hand.ne, by_hand.flops)
-        accepted = {m: accepted[m] + sum(bar(trial) for trial in found[m][0].history) for m in accepted}
+        spent = {method: sum(trial.spent for trial in result.history) for method, (result, _) in found.items()}
+        for method in accepted:
+            fitting = within(found[method][0].history, min(spent[m] for m in accepted))
+            accepted[method] += sum(bar(trial) for trial in fitting)
         hand += job.tests(training, training.hand_set, seed)
-        budget = min(sum(trial.spent for trial in found[m][0].history) for m in winners)
+        budget = min(spent[method] for method in winners)
         for method, scores in winners.items():
             winner = chosen_within(found[method][0].history, budget, by_hand.flops)
             vm = training.hand_set if winner is None else training.vm_space.to_vm(winner.config)
@@ -168,13 +171,14 @@ def _compare(job: Job, report: Report) -> None:
 
 
 def chosen_within(history: Sequence[Trial], budget: float, flops: float) -> Trial | None:
-    """The lowest validation NE among the trials that fit ``budget`` sample-epochs in order, at most ``flops`` each."""
-    spent, fitting = 0.0, []
-    for trial in history:
-        spent += trial.spent
-        if spent <= budget:
-            fitting.append(trial)
-    return best([trial for trial in done(fitting) if (trial.flops or 0.0) <= flops])
+    """The lowest validation NE among the trials ``within`` a budget, at most ``flops`` each."""
+    return best([trial for trial in done(within(history, budget)) if (trial.flops or 0.0) <= flops])
+
+
+def within(history: Sequence[Trial], budget: float) -> list[Trial]:
+    """The first trials, as many as ``budget`` sample-epochs pay for."""
+    spent = np.cumsum([trial.spent for trial in history])
+    return [trial for trial, total in zip(history, spent, strict=True) if total <= budget]
 
 
 def _figures(method: str, winners: dict[str, list[Scores]], hand: list[Scores], report: Report) -> None:

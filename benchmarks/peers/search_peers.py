@@ -14,6 +14,9 @@ from search.proposer import check_ask
 from search.space import Config, SearchSpace
 from search.trial import Trial, value
 
+AX_INITIAL = 20
+"""As many random trials as the other methods begin with."""
+
 
 def _choices(space: SearchSpace) -> dict[str, tuple[Any, ...]]:
     if not all(isinstance(parameter, Categorical) for parameter in space.parameters):
@@ -60,20 +63,40 @@ class TpeSearch(_Peer):
 
 
 class AxSearch(_Peer):
-    """Ax's default strategy: quasi-random points, then BoTorch's acquisition."""
+    """Ax's Gaussian process on mixed spaces (BoTorch) after ``AX_INITIAL`` quasi-random points.
+
+    It is named because Ax's own choice for so many unordered choices is quasi-random points alone.
+    """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         super().__init__(space)
         # Seconds to import: only where Ax is asked for.
+        from ax.adapter.registry import Generators
         from ax.service.ax_client import AxClient, ObjectiveProperties
 
         logging.getLogger("ax").setLevel(logging.ERROR)
         self.client = AxClient(random_seed=seed, verbose_logging=False)
         parameters: list[dict[str, Any]] = [
-            {"name": name, "type": "choice", "values": list(choices), "is_ordered": False, "value_type": "str"}
+            {
+                "name": name,
+                "type": "choice",
+                "values": list(choices),
+                "is_ordered": False,
+                "sort_values": False,
+                "value_type": "str",
+            }
             for name, choices in _choices(space).items()
         ]
-        self.client.create_experiment(parameters=parameters, objectives={"ne": ObjectiveProperties(minimize=True)})
+        strategy = {
+            "suggested_model_override": Generators.BO_MIXED,
+            "num_initialization_trials": AX_INITIAL,
+            "should_deduplicate": True,
+        }
+        self.client.create_experiment(
+            parameters=parameters,
+            objectives={"ne": ObjectiveProperties(minimize=True)},
+            choose_generation_strategy_kwargs=strategy,
+        )
         self.asked: list[int] = []
 
     def ask(self, history: Sequence[Trial], budget_left: int, k: int) -> list[Config]:

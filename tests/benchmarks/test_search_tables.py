@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import MissingDataError
-from benchmarks.peers.search_peers import TpeSearch
+from benchmarks.peers import search_peers
+from benchmarks.peers.search_peers import AxSearch, TpeSearch
 from benchmarks.search_tables import TABLES, nas_bench_201
-from benchmarks.search_vm import chosen_within
+from benchmarks.search_vm import chosen_within, within
 from search.driver import Search
 from search.errors import SpaceError
 from search.parameters import Float
@@ -42,6 +43,18 @@ def test_tpe_behind_the_contract():
         TpeSearch(SearchSpace([Float("x", 0, 1)]), seed=0)
 
 
+@pytest.mark.slow
+def test_ax_models_what_it_was_told(monkeypatch):
+    """Left to itself, Ax draws quasi-random points of such a space for ever."""
+    monkeypatch.setattr(search_peers, "AX_INITIAL", 3)
+    table = nas_bench_201()
+    search = AxSearch(table.space, seed=0)
+    history = Search(search, table.objective(), budget=5).run()
+    assert [trial.state for trial in history] == ["done"] * 5
+    made_by = [search.client.get_trial(i).generator_run._generator_key for i in range(5)]
+    assert made_by == ["Sobol"] * 3 + ["BO_MIXED"] * 2
+
+
 def test_a_winner_fits_the_sample_epochs_and_the_flops():
     ne, flops = [0.9, 0.8, 0.7, 0.6], [5.0, 5.0, 50.0, 5.0]
     history = [Trial(i, {}).finished(Outcome(ne[i], flops[i], spent=10.0)) for i in range(4)]
@@ -49,3 +62,4 @@ def test_a_winner_fits_the_sample_epochs_and_the_flops():
     assert chosen_within(history, budget=40, flops=10).id == 3
     assert chosen_within(history, budget=40, flops=np.inf).id == 3
     assert chosen_within(history, budget=5, flops=10) is None
+    assert within(history, 25) == history[:2]
