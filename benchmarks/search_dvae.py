@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +20,9 @@ import torch
 from pydantic import Field
 
 from benchmarks import dvae_regression
+from benchmarks.dvae_speed import training_seconds
 from benchmarks.dvae_tasks import Bic, GraphTask, Objective, asia, enas_task, network_task, vm_task
 from benchmarks.harness import Report, Target, at_least
-from benchmarks.peers.dvae_loop import loop_loss
 from benchmarks.search_state import Key, Record, Runs, resumable, search_data
 from feature_store.config import Strict
 from pipelines.config import home
@@ -83,11 +82,10 @@ class SearchSettings(Strict):
 
 
 class SpeedSettings(Strict):
-    """Training steps timed: ``batches`` of ours, ``loop_batches`` of the plain loop."""
+    """``batches`` of ``batch_size`` graphs timed, at most an epoch."""
 
     batch_size: int
     batches: int
-    loop_batches: int
 
 
 class DvaeSettings(Strict):
@@ -234,32 +232,8 @@ class Trained:
         return self._objective
 
     def speed(self) -> Record:
-        """Seconds of training steps, ours and the plain loop's in turns, so that the machine's load meets both."""
-        chosen, seconds = self.settings.speed, {"batched": 0.0, "loop": 0.0}
-        model = Dvae(self.config)
-        turns = chosen.batches // chosen.loop_batches
-        for turn in range(chosen.loop_batches):
-            rows = slice(turn * chosen.batch_size, (turn + 1) * chosen.batch_size)
-            batch, dags = self.train[rows], self.task.train[rows]
-            noise = torch.randn(chosen.batch_size, self.config.latent)
-            for _ in range(turns):
-                seconds["batched"] += _step(model, lambda: model.loss(batch, noise).total)  # noqa: B023 (called at once)
-            seconds["loop"] += _step(model, lambda: loop_loss(model, dags, noise))  # noqa: B023 (called at once)
-        steps = len(self.train) / chosen.batch_size
-        return {
-            "batched": seconds["batched"] / (turns * chosen.loop_batches) * steps,
-            "loop": seconds["loop"] / chosen.loop_batches * steps,
-        }
-
-
-def _step(model: Dvae, loss: Callable[[], torch.Tensor]) -> float:
-    """Seconds of one step of Adam on ``loss``."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    loss().backward()
-    optimizer.step()
-    return time.perf_counter() - start
+        """Seconds of training steps, ours and the plain loop's."""
+        return training_seconds(self.config, self.task.train, **self.settings.speed.model_dump())
 
 
 def _networks_value(settings: DvaeSettings) -> Objective:
@@ -317,12 +291,14 @@ def add_search(trained: Trained, runs: Runs, report: Report) -> None:
 
 
 def add_speed(trained: Trained, runs: Runs, report: Report) -> None:
-    """Epochs of both, and their ratio."""
+    """Seconds of both over the same batches, and their ratio."""
     found = runs.results.get(Key(trained.name, "speed", 0))
     if found is None:
         return
-    report.add("epoch_seconds", found["batched"])
-    report.add("loop_epoch_seconds", found["loop"])
+    size = trained.settings.speed.batch_size
+    report.add("timed_share_of_an_epoch", min(found["batches"] * size / len(trained.train), 1.0))
+    report.add("batched_seconds", found["batched"])
+    report.add("loop_seconds", found["loop"])
     report.add("faster_than_loop", found["loop"] / found["batched"], at_least(FASTER))
 
 

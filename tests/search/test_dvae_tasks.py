@@ -1,10 +1,16 @@
 """What the D-VAE's benchmark measures with: scores of networks, regressions, and the graphs of its tasks."""
 
+import time
+
 import numpy as np
 import pytest
 
-from benchmarks import dvae_regression
+from benchmarks import dvae_regression, dvae_speed
+from benchmarks.dvae_speed import training_seconds
 from benchmarks.dvae_tasks import Bic, asia, network_task, vm_task
+from benchmarks.peers.dvae_loop import loop_loss
+from search.dvae.config import DvaeConfig
+from search.dvae.model import Dvae
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +64,27 @@ def test_regressions_follow_a_line(method):
 def test_a_judgement():
     found = dvae_regression.judge(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.0]))
     assert (found.rmse, found.r) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_both_trainings_take_the_same_batches_and_no_time_is_extrapolated(monkeypatch):
+    task, seen = vm_task(50), {"batched": [], "loop": []}
+    config = DvaeConfig(types=task.codec.types, max_vertices=task.codec.max_vertices, hidden=8, latent=4)
+
+    class Seen(Dvae):
+        def loss(self, batch, noise):
+            seen["batched"].append((list(batch.dags()), noise))
+            return super().loss(batch, noise)
+
+    def seen_loop(model, dags, noise):
+        seen["loop"].append((list(dags), noise))
+        return loop_loss(model, dags, noise)
+
+    monkeypatch.setattr(dvae_speed, "Dvae", Seen)
+    monkeypatch.setattr(dvae_speed, "loop_loss", seen_loop)
+    start = time.process_time()
+    found = training_seconds(config, task.train, 20, 4)
+    assert found["batches"] == 3, "45 graphs are three batches"
+    assert 0 < found["batched"] + found["loop"] <= time.process_time() - start
+    assert [dags for dags, _ in seen["batched"]] == [dags for dags, _ in seen["loop"]]
+    assert [dag for dags, _ in seen["loop"] for dag in dags] == task.train
+    assert all((ours == theirs).all() for (_, ours), (_, theirs) in zip(*seen.values(), strict=True))
