@@ -37,12 +37,16 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class VmTrainResult:
-    """The best epoch's model, its validation metrics, and the curve of all epochs."""
+    """The best epoch's model, its validation metrics, and the curve of all epochs.
+
+    ``stopped``: the validation NE ended the training, so that more epochs allowed would have changed nothing.
+    """
 
     artifact: VmArtifact
     metrics: dict[str, float]
     curve: list[EpochRecord]
     best_epoch: int
+    stopped: bool
 
 
 def train_vm(
@@ -106,6 +110,7 @@ class _TrainingRun:
     def fit(self) -> VmTrainResult:
         curve: list[EpochRecord] = []
         best: tuple[int, dict[str, float], dict[str, Tensor]] | None = None
+        stopped = False
         for epoch in range(self.settings.epochs):
             loss, rows = self._epoch(epoch)
             metrics = evaluate(score_vm(self.artifact, self.validation))
@@ -115,12 +120,13 @@ class _TrainingRun:
             if best is None or metrics["ne"] < best[1]["ne"]:
                 best = (epoch, metrics, copy.deepcopy(self.model.state_dict()))
             elif epoch - best[0] >= self.settings.patience:
+                stopped = True
                 break
         if best is None:
             raise ModelConfigError("train.epochs: at least one epoch is needed")
         self.model.load_state_dict(best[2])
         artifact = replace(self.artifact, model=self.model.to("cpu").eval())
-        return VmTrainResult(artifact, self._calibrated(artifact, best[1]), curve, best[0])
+        return VmTrainResult(artifact, self._calibrated(artifact, best[1]), curve, best[0], stopped)
 
     def _calibrated(self, artifact: VmArtifact, metrics: dict[str, float]) -> dict[str, float]:
         """The validation metrics after the model was calibrated, where its settings ask for it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +19,10 @@ from pipelines.vm_rows import PinnedRows, feed, vm_inputs
 from search.trial import Outcome
 from search.vm_space import VmSpace
 
+KIND = {"loopfm.kind": "search-trial"}
+"""Not the kind of a scheduled training: whoever looks for an arm's VM must not find a trial of a search."""
 FLOPS_ROWS = 2_000
-NE, FLOPS, SPENT = "search_ne", "search_flops", "search_sample_epochs"
+NE, FLOPS, SPENT, HORIZON = "search_ne", "search_flops", "search_sample_epochs", "search_horizon"
 
 
 def _quiet(line: str) -> None:
@@ -78,8 +81,21 @@ class TrialTraining:
         """Train a configuration of the search."""
         return self.train(self.vm_space.to_vm(config), f"trial {trial_id}")[1]
 
-    def train(self, vm: VmConfig, name: str) -> tuple[str, Outcome]:
-        """Train a VM once: the same one under the same name again is looked up. Its run and what it gave."""
+    def short(self, config: dict[str, Any], trial_id: int, share: float) -> Outcome:
+        """Train its first epochs: those of the whole training, since nothing of an epoch depends on how many follow."""
+        vm = self.vm_space.to_vm(config)
+        epochs = math.ceil(share * vm.train.epochs)
+        if epochs == vm.train.epochs:
+            return self(config, trial_id)
+        begun = vm.model_copy(update={"train": vm.train.model_copy(update={"epochs": epochs})})
+        return self.train(begun, f"trial {trial_id}, first {epochs} of {vm.train.epochs} epochs", vm.train.epochs)[1]
+
+    def train(self, vm: VmConfig, name: str, epochs: int | None = None) -> tuple[str, Outcome]:
+        """Train a VM once: the same one under the same name again is looked up. Its run and what it gave.
+
+        Args:
+            epochs: of the whole training, where ``vm`` is its beginning.
+        """
         registry = self.context.registry
         idempotency = digest("search-trial", self.parent, name, vm, self.seed)
         finished = registry.finished_run(idempotency)
@@ -88,11 +104,13 @@ class TrialTraining:
         pinned = PinnedRows(self.context.space(self.space_id), self.versions)
         recipe = self.config.vm.scheduled_arm
         tags = run_tags(self.context, self.vertical, recipe, self.seed, pinned, self.windows)
-        with registry.run(name, idempotency, {**tags, PARENT_TAG: self.parent}) as run_id:
+        with registry.run(name, idempotency, tags | KIND | {PARENT_TAG: self.parent}) as run_id:
             result = fit(self.context, self.vertical, vm, pinned, self.windows, self.seed, None)
             record(self.context, run_id, vm, result)
-            outcome = self._measured(vm, pinned, result)
-            registry.log(run_id, {}, {NE: outcome.ne, FLOPS: outcome.flops, SPENT: outcome.spent})
+            horizon = epochs if epochs and not result.stopped and len(result.curve) < epochs else None
+            outcome = replace(self._measured(vm, pinned, result), horizon=horizon)
+            logged = {NE: outcome.ne, FLOPS: outcome.flops, SPENT: outcome.spent, HORIZON: float(horizon or 0)}
+            registry.log(run_id, {}, logged)
         return run_id, outcome
 
     def _measured(self, vm: VmConfig, pinned: PinnedRows, result: VmTrainResult) -> Outcome:
@@ -109,4 +127,4 @@ class TrialTraining:
     def _logged(self, run_id: str) -> Outcome:
         metrics = self.context.registry.run_metrics(run_id)
         curve = self.context.registry.curve(run_id, "epoch_validation_ne")
-        return Outcome(metrics[NE], metrics[FLOPS], tuple(curve), metrics[SPENT])
+        return Outcome(metrics[NE], metrics[FLOPS], tuple(curve), metrics[SPENT], int(metrics[HORIZON]) or None)

@@ -18,7 +18,7 @@ from search.errors import BudgetError
 from search.methods import check_method, make_proposer
 from search.trial import Outcome, Trial, best, done
 
-STEP_VERSION = 1
+STEP_VERSION = 2
 VERSION_TAG = "loopfm.version."
 KIND = {"loopfm.kind": "search"}
 HAND_SET = "hand-set"
@@ -145,6 +145,7 @@ def _run(context: RunContext, training: TrialTraining, plan: SearchPlan) -> Sear
 
 
 def _register(context: RunContext, training: TrialTraining, winner: Trial) -> str:
+    """The winner as challenger; one that was a short trial is trained to its end first."""
     run_id, outcome = training.train(training.vm_space.to_vm(winner.config), f"trial {winner.id}")
     context.registry.log(training.parent, {"winner": run_id}, {"winner_ne": outcome.ne, "winner_flops": outcome.flops})
     space = context.space(training.space_id)

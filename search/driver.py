@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import BudgetError, ConfigurationError, ProposalError, StateError
-from search.proposer import Proposer
-from search.runners import Objective, runner
+from search.proposer import Proposer, Shortening
+from search.runners import Objective, ShortObjective, runner
 from search.trial import Trial
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -28,7 +28,8 @@ class SearchState:
 class Search:
     """One method on one objective.
 
-    Trials run in batches of ``k``: the proposer sees a batch's results when all of them are in.
+    Trials run in batches of ``k``: the proposer sees a batch's results when all of them are in. One that asks for short
+    trials (``Shortening``) gets them where the objective can stop a trial (``ShortObjective``).
 
     Args:
         proposer: proposes configurations of its space.
@@ -96,8 +97,15 @@ class Search:
                 self.proposer.space.validate(config)
             except ConfigurationError as error:
                 raise ProposalError(f"{self._method} proposed what its space does not hold: {error}") from error
-            self.state.trials.append(Trial(len(self.state.trials), config))
+            trial_id = len(self.state.trials)
+            self.state.trials.append(Trial(trial_id, config, share=self._share(trial_id)))
         self._save()
+
+    def _share(self, trial_id: int) -> float:
+        """Of a whole training: less than 1 where the method asks for it and the objective can stop there."""
+        if isinstance(self.proposer, Shortening) and isinstance(self.objective, ShortObjective):
+            return self.proposer.share(trial_id, self.budget)
+        return 1.0
 
     def _keep(self, trial: Trial) -> None:
         self.state.trials[trial.id] = trial
@@ -108,7 +116,7 @@ class Search:
 
     @property
     def _method(self) -> str:
-        return type(self.proposer).__name__
+        return str(getattr(self.proposer, "name", type(self.proposer).__name__))
 
     @property
     def _identity(self) -> dict[str, Any]:

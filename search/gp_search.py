@@ -46,12 +46,13 @@ class GpSearch:
     """A decider on a search space; NE is minimised. Failed trials are not modelled, nor proposed again.
 
     Args:
-        initial: done trials before the model takes over; twice the number of parameters when absent.
+        initial: done trials before the model takes over; when absent twice the number of parameters, at most half of
+            the search.
     """
 
     def __init__(self, space: SearchSpace, decider: Decider, seed: int = 0, initial: int | None = None) -> None:
         self.space, self.decider, self.seed = space, decider, seed
-        self.initial = 2 * len(space.parameters) if initial is None else max(initial, 1)
+        self.initial = initial
         self._decided: int | None = None
 
     def ask(self, history: Sequence[Trial], budget_left: int, k: int) -> list[Config]:
@@ -60,8 +61,9 @@ class GpSearch:
         rng = generator(self.seed, history)
         seen = {config_key(trial.config) for trial in history}
         known = done(history)
-        if len(known) < self.initial:
-            return new_configs(self.space, rng, min(k, self.initial - len(known)), seen)
+        initial = self._initial(len(history) + budget_left)
+        if len(known) < initial:
+            return new_configs(self.space, rng, min(k, initial - len(known)), seen)
         belief = fit(
             torch.from_numpy(self.space.encode_all([trial.config for trial in known])),
             -torch.tensor([value(trial) for trial in known], dtype=torch.float64),
@@ -81,6 +83,10 @@ class GpSearch:
         """Go on from ``state_dict``'s answer."""
         self._decided = state["decided"]
         self.decider.load_state_dict(state["decider"])
+
+    def _initial(self, budget: int) -> int:
+        wanted = min(2 * len(self.space.parameters), budget // 2) if self.initial is None else self.initial
+        return max(wanted, 1)
 
     def _observed(self, belief: Belief, history: Sequence[Trial]) -> float | None:
         for trial in history:

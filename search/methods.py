@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from search.bounded import WithinFlops
 from search.ens.proposer import Acceptable, ActiveSearch
 from search.errors import SpaceError
 from search.evolution import RegularizedEvolution
@@ -14,16 +15,17 @@ from search.space import SearchSpace
 
 FLOPS_WEIGHT = 0.2
 """Of the predictor's reward: NE first, and among equals the cheaper VM."""
+FIRST_SHARE = 0.5
+"""Of a whole training that the trials before the predictor's first fit get: the paper's half."""
 
 
 def _predictor(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
-    del bar
-    return PredictorSearch(space, seed, PredictorSettings(flops_weight=FLOPS_WEIGHT))
+    settings = PredictorSettings(flops_weight=FLOPS_WEIGHT, first_share=FIRST_SHARE)
+    return WithinFlops(PredictorSearch(space, seed, settings), bar.flops)
 
 
 def _evolution(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
-    del bar
-    return RegularizedEvolution(space, seed)
+    return WithinFlops(RegularizedEvolution(space, seed), bar.flops)
 
 
 def _random(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
@@ -39,15 +41,19 @@ def _binoculars(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
     # BoTorch takes seconds to import: only where a Gaussian process is asked for.
     from search.binoculars.proposer import BinocularsSearch
 
-    del bar
-    return BinocularsSearch(space, seed)
+    return WithinFlops(BinocularsSearch(space, seed), bar.flops)
 
 
 def _multi_step(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
     from search.multi_step.proposer import MultiStepSearch
 
-    del bar
-    return MultiStepSearch(space, seed)
+    return WithinFlops(MultiStepSearch(space, seed), bar.flops)
+
+
+def _dvae(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
+    from search.dvae.proposer import DvaeSearch
+
+    return WithinFlops(DvaeSearch(space, seed), bar.flops)
 
 
 METHODS: dict[str, Callable[[SearchSpace, int, Acceptable], Proposer]] = {
@@ -57,6 +63,7 @@ METHODS: dict[str, Callable[[SearchSpace, int, Acceptable], Proposer]] = {
     "ens": _ens,
     "binoculars": _binoculars,
     "multi_step": _multi_step,
+    "dvae": _dvae,
 }
 
 
@@ -64,7 +71,8 @@ def make_proposer(name: str, space: SearchSpace, seed: int, bar: Acceptable) -> 
     """A method on a space.
 
     Args:
-        bar: what a configuration must reach to be worth keeping, for methods that collect many.
+        bar: what a configuration must reach to be worth keeping, for methods that collect many; its FLOPs bound those
+            that seek the best one.
 
     Raises:
         SpaceError: no method of that name, or the space does not fit it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,15 @@ class Proposer(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict``'s answer."""
+        ...
+
+
+@runtime_checkable
+class Shortening(Protocol):
+    """A proposer that wants some trials stopped before their end: their curves tell enough."""
+
+    def share(self, trial_id: int, budget: int) -> float:
+        """Share (0, 1] of a whole training that a trial gets in a search of ``budget`` trials."""
         ...
 
 

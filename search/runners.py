@@ -10,13 +10,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from search.errors import SearchError
 from search.trial import Outcome, Trial
 
 Objective = Callable[[dict[str, Any], int], Outcome]
 """(configuration, id of the trial) -> what it measured. Worker processes get it pickled."""
+
+
+@runtime_checkable
+class ShortObjective(Protocol):
+    """An objective that can also stop a trial before its end."""
+
+    def __call__(self, config: dict[str, Any], trial_id: int) -> Outcome:
+        """As any objective: the whole training."""
+        ...
+
+    def short(self, config: dict[str, Any], trial_id: int, share: float) -> Outcome:
+        """The first ``share`` of the same training; its outcome names the ``horizon``."""
+        ...
+
 
 START_LIMIT_S = 300.0
 WATCH_S = 1.0
@@ -39,7 +53,7 @@ class InProcess:
     def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         """See ``Runner.run``."""
         for trial in trials:
-            yield _apply(trial, *_evaluate(self.objective, trial.config, trial.id))
+            yield _apply(trial, *_evaluate(self.objective, trial))
 
 
 class Processes:
@@ -75,10 +89,19 @@ class Processes:
         self._idle, self._busy = [], {}
 
     def _start(self, trial: Trial) -> None:
-        worker = self._idle.pop() if self._idle else _Worker(self.objective)
-        worker.connection.send((trial.config, trial.id))
+        worker = self._living() or _Worker(self.objective)
+        worker.connection.send(trial)
         limit = math.inf if self.time_limit_s is None else self.time_limit_s
         self._busy[worker.connection] = (worker, trial, time.monotonic() + limit)
+
+    def _living(self) -> _Worker | None:
+        """A process that waits for work; one that died meanwhile is none."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                return worker
+            worker.kill()
+        return None
 
     def _finished(self) -> Iterator[Trial]:
         """Trials that ended; waits for one, or for the first limit to pass."""
@@ -143,10 +166,10 @@ def _serve(objective: Objective, connection: Connection, parent: int) -> None:
     connection.send("ready")
     while True:
         try:
-            config, trial_id = connection.recv()
+            trial = connection.recv()
         except EOFError:
             return
-        connection.send(_evaluate(objective, config, trial_id))
+        connection.send(_evaluate(objective, trial))
 
 
 def _end_with(parent: int) -> None:
@@ -156,16 +179,22 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _evaluate(objective: Objective, config: dict[str, Any], trial_id: int) -> tuple[Outcome | None, str | None]:
+def _evaluate(objective: Objective, trial: Trial) -> tuple[Outcome | None, str | None]:
     try:
-        return objective(config, trial_id), None
+        if trial.share < 1 and isinstance(objective, ShortObjective):
+            return objective.short(trial.config, trial.id, trial.share), None
+        return objective(trial.config, trial.id), None
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
 
 
 def _apply(trial: Trial, outcome: Outcome | None, error: str | None) -> Trial:
-    if outcome is None:
-        return trial.failed(error or "no result")
+    if error is not None:
+        return trial.failed(error)
+    if not isinstance(outcome, Outcome):
+        return trial.failed(f"returned {outcome!r}, no Outcome")
     if not math.isfinite(outcome.ne):
         return trial.failed(f"NE is {outcome.ne}")
+    if not all(map(math.isfinite, [outcome.flops, outcome.spent, *outcome.curve])):
+        return trial.failed(f"not finite: FLOPs {outcome.flops}, spent {outcome.spent}, curve {list(outcome.curve)}")
     return trial.finished(outcome)

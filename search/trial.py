@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 TrialState = Literal["running", "done", "failed"]
@@ -15,18 +15,23 @@ class Outcome:
 
     ``ne``: what the search minimises (NE of a VM; any finite number elsewhere). ``flops``: of one example, 0 where it
     is no matter. ``curve``: ``ne`` after each epoch trained, the last epoch last. ``spent``: what the evaluation used
-    up (sample-epochs for VMs).
+    up (sample-epochs for VMs). ``horizon``: epochs of the whole training, of which this is the beginning; None where it
+    came to its end.
     """
 
     ne: float
     flops: float = 0.0
     curve: tuple[float, ...] = ()
     spent: float = 1.0
+    horizon: int | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation. ``ne`` and ``flops`` are None unless ``state`` is ``done``; ``error`` tells why it failed."""
+    """One evaluation. ``ne`` and ``flops`` are None unless ``state`` is ``done``; ``error`` tells why it failed.
+
+    ``share``: of a whole training that it gets at most; the other fields are those of ``Outcome``.
+    """
 
     id: int
     config: dict[str, Any]
@@ -36,16 +41,16 @@ class Trial:
     curve: tuple[float, ...] = ()
     spent: float = 0.0
     error: str | None = None
+    share: float = 1.0
+    horizon: int | None = None
 
     def finished(self, outcome: Outcome) -> Trial:
         """This trial with its result."""
-        return Trial(
-            self.id, self.config, "done", outcome.ne, outcome.flops, tuple(outcome.curve), outcome.spent
-        )  # fmt: skip
+        return replace(self, state="done", **{**vars(outcome), "curve": tuple(outcome.curve)})
 
     def failed(self, error: str) -> Trial:
         """This trial with the reason of its failure."""
-        return Trial(self.id, self.config, "failed", error=error)
+        return replace(self, state="failed", error=error)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from search.parameters import Floats
 from search.trial import Trial, value
 
 TAIL = 0.5
@@ -29,6 +30,21 @@ def trend_label(curve: Sequence[float], horizon: int) -> float:
     return float(slope * horizon + intercept) if slope < 0 else min(curve[-tail:])
 
 
-def label(trial: Trial, horizon: int | None) -> float:
-    """What the predictor learns of a done trial: the trend's NE at ``horizon``, or its NE where that is None."""
-    return value(trial) if horizon is None or not trial.curve else trend_label(trial.curve, horizon)
+def labels(trials: Sequence[Trial]) -> Floats:
+    """What the predictor learns of done trials [N]: NE where a training came to its end, its curve's trend elsewhere.
+
+    A line through a curve that flattens ends too low, which would set all short trials before the others. Whole curves
+    tell by how much: the mean of NE minus the trend of their own beginnings is added to every trend.
+    """
+    horizon = max((trial.horizon or 0 for trial in trials), default=0)
+    seen = max((len(trial.curve) for trial in trials if trial.horizon), default=0)
+    if not seen:
+        return np.array([value(trial) for trial in trials])
+    whole = [trial for trial in trials if not trial.horizon and len(trial.curve) > seen]
+    above = [value(trial) - trend_label(trial.curve[:seen], horizon) for trial in whole]
+    correction = float(np.mean(above)) if above else 0.0
+    return np.array([_trend(trial) + correction if trial.horizon else value(trial) for trial in trials])
+
+
+def _trend(trial: Trial) -> float:
+    return trend_label(trial.curve, trial.horizon) if trial.horizon and trial.curve else value(trial)

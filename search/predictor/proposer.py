@@ -14,7 +14,7 @@ import numpy as np
 from search.errors import SpaceError
 from search.parameters import Floats
 from search.predictor.ensemble import EnsembleSettings, RankEnsemble
-from search.predictor.labels import label
+from search.predictor.labels import labels
 from search.predictor.policy import Choices, FactorisedPolicy, PolicySettings
 from search.proposer import HistoryProposer, check_ask, new_configs
 from search.space import Config, SearchSpace, config_key
@@ -28,15 +28,16 @@ WORST = 3.0
 class PredictorSettings:
     """Of one search.
 
-    ``first``: random trials before the first fit. ``batch``: trials between two fits. ``flops_weight``: a of the reward
-    -(1 - a) * NE - a * FLOPs. ``horizon``: epochs of a full training where trials are shorter ones; their labels are
-    then trends. ``explore``: share of each round that is drawn at random.
+    ``first``: random trials before the first fit, at most half of a search. ``batch``: trials between two fits.
+    ``flops_weight``: a of the reward -(1 - a) * NE - a * FLOPs. ``first_share``: of a whole training that the first
+    trials get, where the objective can stop one; their labels are then trends. ``explore``: share of each round that is
+    drawn at random.
     """
 
     first: int = 20
     batch: int = 10
     flops_weight: float = 0.0
-    horizon: int | None = None
+    first_share: float = 1.0
     explore: float = 0.1
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -51,7 +52,7 @@ class PredictorSearch(HistoryProposer):
         settings: of the search.
 
     Raises:
-        SpaceError: ``settings.flops_weight`` is no share.
+        SpaceError: ``settings.flops_weight`` or ``settings.first_share`` is no share.
     """
 
     def __init__(self, space: SearchSpace, seed: int = 0, settings: PredictorSettings | None = None) -> None:
@@ -59,14 +60,16 @@ class PredictorSearch(HistoryProposer):
         self.settings = settings or PredictorSettings()
         if not 0 <= self.settings.flops_weight <= 1:
             raise SpaceError(f"flops_weight: got {self.settings.flops_weight}; allowed: 0 to 1")
+        if not 0 < self.settings.first_share <= 1:
+            raise SpaceError(f"first_share: got {self.settings.first_share}; allowed: above 0, at most 1")
         self._round: tuple[int, list[Config]] | None = None
 
     def ask(self, history: Sequence[Trial], budget_left: int, k: int) -> list[Config]:
         """See ``Proposer.ask``."""
         check_ask(self.space, history, budget_left, k)
-        seen = {config_key(trial.config) for trial in history}
+        seen = _trained(history)
         rng = np.random.default_rng([self.seed, len(history)])
-        start = self._round_start(len(history))
+        start = self._round_start(len(history), len(history) + budget_left)
         if start is None or len(done(history[:start])) < 2:
             return new_configs(self.space, rng, k, seen)
         ranked = [config for config in self._ranked(history[:start]) if config_key(config) not in seen]
@@ -74,16 +77,23 @@ class PredictorSearch(HistoryProposer):
         seen |= {config_key(config) for config in configs}
         return configs + new_configs(self.space, rng, k - len(configs), seen)
 
-    def _round_start(self, trials: int) -> int | None:
+    def share(self, trial_id: int, budget: int) -> float:
+        """See ``Shortening.share``."""
+        return self.settings.first_share if trial_id < self._first(budget) else 1.0
+
+    def _first(self, budget: int) -> int:
+        return min(self.settings.first, budget // 2)
+
+    def _round_start(self, trials: int, budget: int) -> int | None:
         """Trials that the fit of the current round sees; None while trials are random."""
-        s = self.settings
-        return None if trials < s.first else trials - (trials - s.first) % s.batch
+        first = self._first(budget)
+        return None if trials < first else trials - (trials - first) % self.settings.batch
 
     def _ranked(self, known: Sequence[Trial]) -> list[Config]:
         """Proposals of the round that starts after ``known``, in order; kept for the round's other trials."""
         if self._round is None or self._round[0] != len(known):
             rng = np.random.default_rng([self.seed, len(known), 1])
-            seen = {config_key(trial.config) for trial in known}
+            seen = _trained(known)
             best = [config for config in self.search_round(known, rng) if config_key(config) not in seen]
             random = round(self.settings.explore * self.settings.batch)
             chosen = best[: self.settings.batch - random]
@@ -100,9 +110,14 @@ class PredictorSearch(HistoryProposer):
     def fit(self, known: Sequence[Trial], rng: np.random.Generator) -> RankEnsemble:
         """Predictors of the finished trials."""
         trials = done(known)
-        targets = np.array([[label(trial, self.settings.horizon), trial.flops or 0.0] for trial in trials])
+        targets = np.stack([labels(trials), [trial.flops or 0.0 for trial in trials]], axis=1)
         x = self.space.encode_all([trial.config for trial in trials])
         return RankEnsemble(x, targets, int(rng.integers(2**31)), self.settings.ensemble)
+
+
+def _trained(trials: Sequence[Trial]) -> set[str]:
+    """Keys of what is not proposed again; a training that was stopped may still be worth its end."""
+    return {config_key(trial.config) for trial in trials if trial.horizon is None}
 
 
 class _Judge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -11,8 +12,13 @@ from pipelines.cli import main
 from pipelines.errors import StepError
 from pipelines.promote import promote
 from pipelines.registry import CHALLENGER, PARENT_TAG
-from pipelines.search_vm import SearchPlan, search_vm, state_file
+from pipelines.search_vm import SearchPlan, begin, search_vm, state_file
+from search.dvae.config import DvaeTraining
+from search.dvae.proposer import DvaeSearch, DvaeSettings
 from search.errors import BudgetError, SpaceError
+from search.methods import METHODS
+from search.predictor import proposer
+from search.predictor.labels import labels, trend_label
 from tests.pipelines import loop_world
 
 VERTICAL = "feed"
@@ -28,8 +34,12 @@ def loop(loop, tmp_path_factory):
 
 def run(loop, plan, context=None):
     context = context or loop.again()
+    return context, search_vm(context, VERTICAL, context.space(), *_parts(context), plan)
+
+
+def _parts(context):
     windows = loop_world.windows(context)
-    return context, search_vm(context, VERTICAL, context.space(), windows.vm_train, windows.vm_validation, plan)
+    return windows.vm_train, windows.vm_validation
 
 
 def children(context, parent):
@@ -74,6 +84,47 @@ def test_a_trial_in_a_worker_process_gives_the_same_result(loop):
     (ours,), (theirs,) = serial.history, limited.history
     assert (theirs.state, theirs.config, theirs.flops) == ("done", ours.config, ours.flops)
     assert theirs.ne == pytest.approx(ours.ne, abs=1e-4), "threads of another process may round otherwise"
+
+
+def test_the_predictor_learns_from_first_trials_that_are_stopped_half_way(loop, monkeypatch):
+    context, seen = loop.again(), []
+    base = context.config.vm.base
+    longer = base.train.model_copy(update={"epochs": 4, "patience": 4})
+    vm = context.config.vm.model_copy(update={"base": base.model_copy(update={"train": longer})})
+    context.config = context.config.model_copy(update={"vm": vm})
+
+    def spied(trials):
+        seen.append(labels(trials))
+        return seen[-1]
+
+    monkeypatch.setattr(proposer, "labels", spied)
+    context, result = run(loop, SearchPlan(trials=4, method="predictor"), context)
+    assert [(trial.horizon, len(trial.curve)) for trial in result.history] == [(4, 2), (4, 2), (None, 4), (None, 4)]
+    short, _, whole, _ = result.history
+    assert short.spent == whole.spent / 2
+    assert seen[0] == pytest.approx([trend_label(trial.curve, 4) for trial in result.history[:2]])
+    training = begin(
+        context, VERTICAL, context.space(), *_parts(context), SearchPlan(trials=4, method="predictor")
+    )  # fmt: skip
+    _, ended = training.train(training.vm_space.to_vm(short.config), "to its end")
+    assert ended.curve[:2] == pytest.approx(short.curve, abs=1e-6), "the beginning of the same training"
+    assert ended.ne <= short.ne
+    if result.winner is not None:
+        winner = context.registry.client.get_run(result.run_id).data.params["winner"]
+        assert len(context.registry.curve(winner, "epoch_validation_ne")) == 4, "a stopped winner is trained to its end"
+
+
+def test_the_d_vae_searches_vms(loop, monkeypatch):
+    training = DvaeTraining(epochs=1, batch_size=50)
+    small = DvaeSettings(first=2, graphs=200, hidden=16, latent=8, candidates=20, training=training)
+    monkeypatch.setitem(METHODS, "dvae", lambda space, seed, bar: DvaeSearch(space, seed, small))
+    context, begun = run(loop, SearchPlan(trials=4, method="dvae", stop_after=3))
+    saved = json.loads(state_file(context, begun.run_id).read_text())["proposer"]
+    assert set(saved) == {"weights", "mean", "std"}
+    _, result = run(loop, SearchPlan(trials=4, method="dvae"))
+    assert [trial.state for trial in result.history] == ["done"] * 4
+    assert result.history[:3] == begun.history
+    assert json.loads(state_file(context, begun.run_id).read_text())["proposer"] == saved
 
 
 def test_refusals(loop, capsys):

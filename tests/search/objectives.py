@@ -32,6 +32,24 @@ def bowl(config, trial_id):
     return Outcome(ne, flops=10.0, curve=(ne + 1.0, ne), spent=2.0)
 
 
+class Overtaking:
+    """NE falls in a line over ``EPOCHS`` epochs; after half of them the best of the end are the worst."""
+
+    EPOCHS = 8
+
+    def __call__(self, config, trial_id):
+        return self.short(config, trial_id, 1.0)
+
+    def short(self, config, trial_id, share):
+        """See ``ShortObjective.short``."""
+        del trial_id
+        end, epochs = sum(config.values()), round(share * self.EPOCHS)
+        slope = (60 - 4 * end) / self.EPOCHS
+        curve = tuple(end + slope * (self.EPOCHS - epoch) for epoch in range(1, epochs + 1))
+        horizon = None if epochs == self.EPOCHS else self.EPOCHS
+        return Outcome(curve[-1], 1.0, curve, float(epochs), horizon)
+
+
 def faulty(config, trial_id):
     """Every way in which a trial can fail, by its id."""
     if trial_id == 1:

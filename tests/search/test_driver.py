@@ -16,8 +16,9 @@ from search.errors import BudgetError, ProposalError, StateError
 from search.evolution import RegularizedEvolution
 from search.proposer import HistoryProposer
 from search.random_search import RandomSearch
+from search.runners import runner
 from search.space import config_key
-from search.trial import best, value
+from search.trial import Outcome, Trial, best, value
 from tests.search.objectives import bowl, bowl_space, faulty, mixed_space
 
 KILLED = """
@@ -46,6 +47,28 @@ def test_failing_hanging_dying_and_nan_trials_fail_and_the_search_goes_on():
         "its process died, exit code 7",
     ]
     assert best(history) in history[5:] + history[:1]
+
+
+def test_what_is_no_finite_outcome_is_a_failed_trial():
+    given = [None, 0.5, Outcome(1.0, flops=float("nan")), Outcome(1.0, curve=(float("inf"), 1.0)), Outcome(1.0)]
+    history = Search(RandomSearch(bowl_space()), lambda config, trial_id: given[trial_id], budget=5).run()
+    assert [trial.error for trial in history] == [
+        "returned None, no Outcome",
+        "returned 0.5, no Outcome",
+        "not finite: FLOPs nan, spent 1.0, curve []",
+        "not finite: FLOPs 0.0, spent 1.0, curve [inf, 1.0]",
+        None,
+    ]
+
+
+def test_a_process_that_died_while_it_waited_is_replaced():
+    with runner(bowl, 2, None) as processes:
+        trials = [Trial(i, {"x": 0.0, "y": 0.0, "shift": 0}) for i in range(2)]
+        assert [trial.state for trial in processes.run(trials[:1])] == ["done"]
+        (worker,) = processes._idle
+        worker.process.kill()
+        worker.process.join()
+        assert [trial.state for trial in processes.run(trials[1:])] == ["done"]
 
 
 def test_parallel_trials_are_those_of_one_process():

@@ -62,6 +62,21 @@ def _belief(space, history):
     return fit(points, -torch.tensor([trial.ne for trial in history], dtype=torch.float64))
 
 
+def test_a_short_search_leaves_half_of_it_to_the_model():
+    space, decided = SearchSpace([Float(f"x{i}", 0, 1) for i in range(6)]), []
+
+    class Centre:
+        def decide(self, belief, left, k, seed, observed):
+            decided.append(left)
+            return torch.full((k, 6), 0.5, dtype=torch.float64)
+
+        def state_dict(self):
+            return {}
+
+    Search(GpSearch(space, Centre()), lambda config, _: Outcome(config["x0"]), budget=8).run()
+    assert decided == [4, 3, 2, 1], "twice the parameters would be 12"
+
+
 @pytest.mark.parametrize("make", [multi_step, lambda space: BinocularsSearch(space, initial=4)])
 def test_parallel_proposals_differ_and_are_valid(make):
     space = mixed_space()

@@ -8,13 +8,13 @@ from search.driver import Search
 from search.errors import HistoryError, SpaceError
 from search.parameters import Categorical
 from search.predictor.ensemble import EnsembleSettings, RankEnsemble, pairwise_loss
-from search.predictor.labels import label, trend_label
+from search.predictor.labels import labels, trend_label
 from search.predictor.policy import FactorisedPolicy, PolicySettings
 from search.predictor.proposer import PredictorSearch, PredictorSettings
 from search.random_search import RandomSearch
 from search.space import SearchSpace, config_key
 from search.trial import Outcome, Trial, best, value
-from tests.search.objectives import mixed_space
+from tests.search.objectives import Overtaking, mixed_space
 
 SMALL = PredictorSettings(
     first=12, batch=4, ensemble=EnsembleSettings(members=3, steps=60), policy=PolicySettings(steps=150, batch=8)
@@ -41,10 +41,51 @@ def test_trend_label():
     assert trend_label([0.9, 0.7, 0.8, 0.81], 8) == 0.8, "a rising tail is not extrapolated"
 
 
-def test_label_of_a_short_trial_is_its_trend():
-    trial = Trial(0, {}).finished(Outcome(0.8, curve=(1.0, 0.9, 0.85, 0.8)))
-    assert label(trial, None) == 0.8
-    assert label(trial, 6) == pytest.approx(0.7)
+def test_the_label_of_a_short_trial_is_its_trend_and_of_a_whole_one_its_ne():
+    curve = (1.0, 0.9, 0.85, 0.8)
+    short = Trial(0, {}).finished(Outcome(0.8, curve=curve, horizon=6))
+    whole = Trial(1, {}).finished(Outcome(0.75, curve=curve[:3]))
+    assert labels([short, whole]) == pytest.approx([0.7, 0.75]), "no whole curve is longer than what was seen"
+    assert labels([whole]) == [0.75]
+    assert labels([Trial(0, {}).finished(Outcome(0.8, horizon=6))]) == [0.8], "an objective without curves"
+
+
+def test_whole_curves_tell_by_how_much_trends_are_too_low():
+    bent = (1.0, 0.9, 0.8, 0.79, 0.78)
+    short = Trial(0, {}).finished(Outcome(0.8, curve=bent[:3], horizon=5))
+    whole = Trial(1, {}).finished(Outcome(0.78, curve=bent))
+    assert labels([short]) == pytest.approx([0.6])
+    assert labels([short, whole]) == pytest.approx([0.78, 0.78])
+
+
+def shortened(**changes):
+    return PredictorSettings(**{**SMALL.__dict__, "first_share": 0.5, "explore": 0.0, **changes})
+
+
+def test_first_trials_are_stopped_and_their_trends_lead_the_predictor():
+    history = Search(PredictorSearch(table_space(), 0, shortened()), Overtaking(), budget=24).run()
+    trained = [(trial.horizon, len(trial.curve), trial.spent) for trial in history]
+    assert trained == [(8, 4, 4.0)] * 12 + [(None, 8, 8.0)] * 12
+    ends = [sum(trial.config.values()) for trial in history]
+    assert [trial.ne for trial in history[:12]] == [30 - end for end in ends[:12]], "their own NE says the opposite"
+    assert np.mean(ends[12:16]) < np.mean(ends[:12]) - 3
+
+
+def test_an_objective_that_cannot_stop_trains_every_trial_whole():
+    history = Search(PredictorSearch(table_space(), 0, shortened()), distance, budget=14).run()
+    assert {(trial.share, trial.horizon) for trial in history} == {(1.0, None)}
+
+
+def test_a_short_search_keeps_half_of_its_trials_for_the_predictor():
+    assert [PredictorSearch(table_space(), 0, shortened()).share(trial, 8) for trial in (3, 4)] == [0.5, 1.0]
+    history = Search(PredictorSearch(table_space(), 0, shortened()), Overtaking(), budget=8, k=2).run()
+    assert [trial.share for trial in history] == [0.5] * 4 + [1.0] * 4
+
+
+def test_what_a_short_trial_tried_may_be_tried_again_whole():
+    space = SearchSpace([Categorical("op0", (0, 1))])
+    history = [Trial(i, {"op0": i}).finished(Overtaking().short({"op0": i}, i, 0.5)) for i in range(2)]
+    assert PredictorSearch(space, 0, shortened()).ask(history, 2, 1) == [{"op0": 0}]
 
 
 def test_pairwise_loss():
@@ -83,11 +124,12 @@ def test_search_beats_random_and_proposes_nothing_twice():
     assert len({config_key(trial.config) for trial in history}) == 40
 
 
-def test_a_round_goes_on_after_a_kill(tmp_path):
-    whole = Search(PredictorSearch(table_space(), 1, SMALL), distance, budget=20).run()
+@pytest.mark.parametrize(("settings", "objective"), [(SMALL, distance), (shortened(), Overtaking())])
+def test_a_round_goes_on_after_a_kill(tmp_path, settings, objective):
+    whole = Search(PredictorSearch(table_space(), 1, settings), objective, budget=24).run()
     state = tmp_path / "state.json"
-    for until in (13, 15, 20):
-        search = Search(PredictorSearch(table_space(), 1, SMALL), distance, budget=20, state_file=state)
+    for until in (7, 13, 15, 24):
+        search = Search(PredictorSearch(table_space(), 1, settings), objective, budget=24, state_file=state)
         history = search.run(until=until)
     assert history == whole
 
@@ -120,5 +162,7 @@ def test_rules_are_kept():
 def test_errors():
     with pytest.raises(SpaceError, match=r"flops_weight: got 2.0; allowed: 0 to 1"):
         PredictorSearch(table_space(), settings=PredictorSettings(flops_weight=2.0))
+    with pytest.raises(SpaceError, match=r"first_share: got 0.0; allowed: above 0, at most 1"):
+        PredictorSearch(table_space(), settings=PredictorSettings(first_share=0.0))
     with pytest.raises(HistoryError, match="two finished trials at least; got 1"):
         RankEnsemble(np.zeros((1, 3)), np.zeros((1, 2)), seed=0)
