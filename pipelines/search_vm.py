@@ -69,7 +69,7 @@ def search_vm(
 
     Raises:
         StepError: windows not forward in time, or no trial has a result.
-        BudgetError: no trials.
+        BudgetError: no trials, or none at once.
         SpaceError: unknown method, or a recipe that cannot be searched.
     """
     training = begin(context, vertical, space, train_parts, validation_parts, plan)
@@ -87,8 +87,8 @@ def begin(
     """Open a search's parent run, or find the one it has: how its trials are trained. Raises as ``search_vm``."""
     if max(train_parts) >= min(validation_parts):
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
-    if plan.trials < 1:
-        raise BudgetError(f"got a budget of {plan.trials} trials; allowed: at least 1")
+    if plan.trials < 1 or plan.k < 1:
+        raise BudgetError(f"got a budget of {plan.trials} trials, {plan.k} at once; allowed: at least 1 of each")
     check_method(plan.method)
     windows = (train_parts, validation_parts)
     made_from = (context.config.vm, vm_inputs(context, vertical, space), windows)

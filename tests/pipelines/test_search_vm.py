@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,12 +14,14 @@ from pipelines.errors import StepError
 from pipelines.promote import promote
 from pipelines.registry import CHALLENGER, PARENT_TAG
 from pipelines.search_vm import SearchPlan, begin, search_vm, state_file
+from search import methods
 from search.dvae.config import DvaeTraining
 from search.dvae.proposer import DvaeSearch, DvaeSettings
 from search.errors import BudgetError, SpaceError
-from search.methods import METHODS
 from search.predictor import proposer
 from search.predictor.labels import labels, trend_label
+from search.predictor.policy import PolicySettings
+from search.predictor.proposer import PredictorSettings
 from tests.pipelines import loop_world
 
 VERTICAL = "feed"
@@ -98,6 +101,8 @@ def test_the_predictor_learns_from_first_trials_that_are_stopped_half_way(loop, 
         return seen[-1]
 
     monkeypatch.setattr(proposer, "labels", spied)
+    quick = partial(PredictorSettings, policy=PolicySettings(steps=20))
+    monkeypatch.setattr(methods, "PredictorSettings", quick)
     context, result = run(loop, SearchPlan(trials=4, method="predictor"), context)
     assert [(trial.horizon, len(trial.curve)) for trial in result.history] == [(4, 2), (4, 2), (None, 4), (None, 4)]
     short, _, whole, _ = result.history
@@ -117,7 +122,7 @@ def test_the_predictor_learns_from_first_trials_that_are_stopped_half_way(loop, 
 def test_the_d_vae_searches_vms(loop, monkeypatch):
     training = DvaeTraining(epochs=1, batch_size=50)
     small = DvaeSettings(first=2, graphs=200, hidden=16, latent=8, candidates=20, training=training)
-    monkeypatch.setitem(METHODS, "dvae", lambda space, seed, bar: DvaeSearch(space, seed, small))
+    monkeypatch.setitem(methods.METHODS, "dvae", lambda space, seed, bar: DvaeSearch(space, seed, small))
     context, begun = run(loop, SearchPlan(trials=4, method="dvae", stop_after=3))
     saved = json.loads(state_file(context, begun.run_id).read_text())["proposer"]
     assert set(saved) == {"weights", "mean", "std"}
@@ -128,8 +133,10 @@ def test_the_d_vae_searches_vms(loop, monkeypatch):
 
 
 def test_refusals(loop, capsys):
-    with pytest.raises(BudgetError, match="got a budget of 0 trials"):
+    with pytest.raises(BudgetError, match="got a budget of 0 trials, 1 at once; allowed: at least 1 of each"):
         run(loop, SearchPlan(trials=0))
+    with pytest.raises(BudgetError, match="got a budget of 5 trials, 0 at once"):
+        run(loop, SearchPlan(trials=5, k=0))
     with pytest.raises(SpaceError, match="method 'grid': there is none of that name; there are"):
         run(loop, SearchPlan(trials=1, method="grid"))
     context = loop.again()
