@@ -211,6 +211,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for number, (series, colour) in enumerate(zip(panel.series, COLOURS, strict=False)):
         offset = SPREAD * ((number + 0.5) / len(panel.series) - 0.5)
         known = [place for place, value in enumerate(series.values) if value is not None]
+        if not known:
+            continue
         values = [series.values[place] or 0.0 for place in known]
         errors = [series.errors[place] or 0.0 for place in known] if series.errors else None
         label = series.label or None
