@@ -54,7 +54,7 @@ class Measured:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.name, self.settings = str(content["benchmark"]), content["settings"]
-        self._values = {figure["name"]: figure["value"] for figure in content["figures"]}
+        self._values: dict[str, float | None] = {figure["name"]: figure["value"] for figure in content["figures"]}
 
     def get(self, name: str) -> float | None:
         """A figure, or None where it was not measured."""

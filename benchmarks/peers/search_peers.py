@@ -87,7 +87,7 @@ class AxSearch(_Peer):
             }
             for name, choices in _choices(space).items()
         ]
-        strategy = {
+        strategy: dict[str, Any] = {
             "suggested_model_override": Generators.BO_MIXED,
             "num_initialization_trials": AX_INITIAL,
             "should_deduplicate": True,
