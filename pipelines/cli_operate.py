@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from feature_store.spaces import SpaceRecord
 from pipelines.cli_verbs import Facts, Handler, context_of, mlflow_run
@@ -62,9 +63,23 @@ def _required_range(parser: ArgumentParser) -> None:
 
 def _chosen(context: RunContext, options: Namespace) -> tuple[list[str], list[SpaceRecord]]:
     clock = context.dataset.clock
-    parts = clock.between(*clock.span(options.first, options.last or options.first))
+    parts = _closed(context, clock.between(*clock.span(options.first, options.last or options.first)))
     chosen = options.space or ALL_SPACES
     return parts, context.spaces.active() if chosen == ALL_SPACES else [context.space(chosen)]
+
+
+def _closed(context: RunContext, parts: list[str]) -> list[str]:
+    """Those of ``parts`` that have closed: half a partition would count as done, and its end as a time that has been.
+
+    A generated world holds all of its rows at any time.
+    """
+    clock, now = context.dataset.clock, int(datetime.now(UTC).timestamp() * 1000)
+    found = [part for part in parts if context.dataset.source.world is not None or clock.end(part) <= now]
+    if not found:
+        raise StepError(f"{parts[0]} has not closed yet: its scheduled run makes it once it has")
+    if len(found) < len(parts):
+        context.progress(f"{parts[len(found)]} .. {parts[-1]}: not closed yet, left to their scheduled runs")
+    return found
 
 
 def write(options: Namespace) -> Facts:
@@ -86,8 +101,7 @@ def backfill(options: Namespace) -> Facts:
 
     context = context_of(options)
     parts, spaces = _chosen(context, options)
-    clock = context.dataset.clock
-    lacking = lacking_rows(context, parts, (clock.start(parts[0]), clock.end(parts[-1])))
+    lacking = lacking_rows(context, parts, context.dataset.clock.start(parts[0]))
     plan = plan_backfill(context, parts, spaces, lacking)
     print(plan)
     if not plan.writes or options.dry_run:

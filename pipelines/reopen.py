@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_store.clocks import PartitionClock
+from feature_store.clocks import INSTANTS_END, PartitionClock
 from feature_store.late import late_rows
 from feature_store.sources.changed import changed_rows
 from pipelines.context import RunContext
@@ -54,21 +54,20 @@ def lacking_of_files(context: RunContext, parts: list[str]) -> dict[str, int] | 
     return {part: count for part, count in found.items() if count}
 
 
-def lacking_rows(context: RunContext, parts: list[str], arrived: tuple[int, int]) -> dict[str, int]:
-    """Like ``lacking_of_files``; where files do not tell, Spark counts rows that arrived in [start, end)."""
+def lacking_rows(context: RunContext, parts: list[str], since: int) -> dict[str, int]:
+    """Like ``lacking_of_files``; where files do not tell, Spark counts rows that arrived at ``since`` or later."""
     found = lacking_of_files(context, parts)
     if found is not None:
         return found
     states = part_states(context, source_targets(context)[0], parts)
-    return _counted(context, [part for part in parts if states[part].is_fresh], arrived)
+    return _counted(context, [part for part in parts if states[part].is_fresh], (since, INSTANTS_END))
 
 
 def reopened_by_range(context: RunContext, parts: list[str]) -> list[str]:
     """Ingested partitions that contiguous ``parts`` re-open: those among them, and from ``schedule.late`` before on."""
     clock = context.dataset.clock
     first = clock.part_of(clock.start(parts[0]) - context.config.schedule.late)
-    arrived = (clock.start(parts[0]), clock.end(parts[-1]))
-    return sorted(lacking_rows(context, clock.between(first, parts[-1]), arrived))
+    return sorted(lacking_rows(context, clock.between(first, parts[-1]), clock.start(parts[0])))
 
 
 def reopened(context: RunContext, targets: Sequence[Target], part: str) -> list[str]:
