@@ -29,7 +29,7 @@ def make_dag(conf: str, task: str) -> object:
     project = Project.load(conf)
     step = cast(VerbOperator, data_dag(project).get_task(task))
     with project.dag("one", f"{task} alone", params={"part": PART_PARAM}) as dag:
-        project.step(step.verb, "", *step.arguments)
+        project.step(step.verb, "", *step.arguments, on_failure_callback=step.on_failure_callback)
     return dag
 
 

@@ -125,6 +125,8 @@ def test_a_missing_setting(conf_folder: Path, home: Path, tmp_path: Path, monkey
     for text in ("ContractError", "set LOOPFM_DATA to the folder of the data sets", f"partitions: {PART}",
                  "counts: examples: 0 of 1", "what to do: do what the message says"):  # fmt: skip
         assert text in task.end, task.end
+    (alarm,) = [line for line in task.lines if "ALARM" in line]
+    assert f"shop_one: check of {PART} failed: loopfm check: ContractError" in alarm
     assert set(failed_tables(shop, PART)) == {"examples", "labels"}
 
 
