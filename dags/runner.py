@@ -21,8 +21,9 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from dags.plugin import URL_PREFIX
+from feature_store.errors import FeatureStoreError
 from pipelines.config import load_config
-from pipelines.errors import ADVICE
+from pipelines.errors import ADVICE, PipelineError
 from pipelines.orchestration.airflow_env import MLFLOW_PORT, MLFLOW_PORT_SETTING, REPOSITORY
 from pipelines.orchestration.facts import FACTS_SETTING, RUN_SETTING
 from pipelines.orchestration.partition_key import closed_part, resolve_part
@@ -111,7 +112,10 @@ class VerbOperator(BaseOperator):
             AirflowFailException: bad data, settings or a refused gate: another try would end the same.
             AirflowException: the process was lost, or a newer attempt took over: worth another try.
         """
-        command = [sys.executable, "-m", "pipelines.cli", self.verb, self.conf, *self._arguments(context)]
+        try:
+            command = [sys.executable, "-m", "pipelines.cli", self.verb, self.conf, *self._arguments(context)]
+        except (PipelineError, FeatureStoreError) as error:  # such as a partition that is none
+            raise AirflowFailException(f"loopfm {self.verb}: {type(error).__name__}: {error}") from error
         with tempfile.TemporaryDirectory(prefix="loopfm-") as folder:
             target = Path(folder) / "facts.json"
             lines, status = self._run(command, self._environment(context, target))

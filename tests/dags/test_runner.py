@@ -26,6 +26,19 @@ def test_a_known_error_is_final_and_names_what_to_do(tmp_path: Path) -> None:
         step.execute(context())
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("yesterday", "ContractError: got partition 'yesterday'; allowed"),
+        (None, "StepError: the run names no partition"),
+    ],
+)
+def test_a_run_of_no_partition_is_final_too(part: str | None, message: str, project_file: Path) -> None:
+    step = VerbOperator(task_id="step", verb="ingest", conf=str(project_file), arguments=["--from", "{part}"])
+    with pytest.raises(AirflowFailException, match=f"loopfm ingest: {message}"):
+        step.execute(context(part))
+
+
 @pytest.mark.parametrize("name", ["BadDataError", "StepError", "GateError", "ConfigError", "ModelConfigError"])
 def test_bad_data_settings_and_verdicts_are_not_tried_again(name: str) -> None:
     with pytest.raises(AirflowFailException, match="second line"):
