@@ -18,7 +18,7 @@ Trials run in batches, one mapped task each; a batch that is tried again goes on
 
 
 def search_dag(project: Project, vertical: str) -> DAG:
-    """Batches of trials one after the other, then the winner and, where there is one, evaluate, gate, promote."""
+    """Score the champion, batches of trials one after the other, the winner; for one evaluate, gate, promote."""
     params = {
         "part": UNTIL_PARAM,
         "trials": Param(100, type="integer", minimum=1, description="VMs to train"),
@@ -34,7 +34,11 @@ def search_dag(project: Project, vertical: str) -> DAG:
             "--trials", "{{ params.trials }}", "--method", "{{ params.method }}",
             "--time-limit", "{{ params.time_limit }}",
         )  # fmt: skip
-        batches = VerbOperator.partial(
+        score = project.step(
+            "score", "The champion on partitions that became mature, before it can be replaced.",
+            "--part", "{part}", newest_closed=True,
+        )  # fmt: skip
+        trials = VerbOperator.partial(
             task_id="trials",
             verb="search",
             conf=project.path,
@@ -44,7 +48,7 @@ def search_dag(project: Project, vertical: str) -> DAG:
             doc_md="One batch of trials: MLflow runs below the search's own.",
         ).expand(arguments=_batches(of))
         winner = project.step("search", "The winner becomes the challenger.", *of, newest_closed=True)
-        batches >> winner >> _found(winner.task_id) >> gate_steps(project, vertical, winner)
+        score >> trials >> winner >> _found(winner.task_id) >> gate_steps(project, vertical, winner)
     return dag
 
 

@@ -65,7 +65,8 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
 
 def test_champions_are_scored_before_anything_retrains(project_file: Path) -> None:
     dags = project_dags(str(project_file))
-    for dag, trained in (("small_vm_feed", "train_vm"), ("small_fm", "train_fm"), ("small_fm", "feed.train_vm")):
+    trainings = ("small_vm_feed", "train_vm"), ("small_fm", "train_fm"), ("small_fm", "feed.train_vm")
+    for dag, trained in (*trainings, ("small_search_feed", "trials")):
         assert trained in dags[dag].get_task("score").get_flat_relative_ids(upstream=False)
 
 
