@@ -57,6 +57,10 @@ def judge(context: RunContext, vertical: str, version: str | None = None) -> tup
             "gives an earlier champion back"
         )
     parts, result = _measure(context, vertical, challenger, champion)
+    now = context.registry.by_alias(name, CHAMPION)
+    if now is not None and (champion is None or now.version != champion.version):
+        context.progress(f"promote: {name} champion is version {now.version} by now: measured against it again")
+        return judge(context, vertical, challenger.version)
     if older and result.verdict == "passed":
         result = GateResult("hold", [older, *result.reasons], result.metrics)
     context.progress(f"promote: {name} version {challenger.version} on {parts[0]} .. {parts[-1]}: {result}")

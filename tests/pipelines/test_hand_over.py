@@ -22,7 +22,7 @@ from pipelines.live import LIVE_ARM, _calibration
 from pipelines.maturity import readable_parts
 from pipelines.measure import ALL_ROWS, Figure
 from pipelines.orchestration.windows import _require_declared
-from pipelines.promote import _move, judge
+from pipelines.promote import _move, judge, promote
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 from pipelines.step import Scope, TableStep
 from pipelines.upkeep import close_spaces
@@ -138,6 +138,26 @@ def test_a_hand_over_that_took_longer_than_a_training_waits_for_a_person(
     registry.add("3", OLD, DAYS[0])
     with pytest.raises(GateError, match="older data never replaces newer"):
         judge(context, "feed", "3")
+
+
+def test_a_verdict_is_on_the_champion_that_would_be_replaced(
+    context: RunContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rivals: list[str] = []
+
+    def measure(
+        of: RunContext, vertical: str, challenger: RegisteredModel, champion: RegisteredModel
+    ) -> tuple[list[str], GateResult]:
+        rivals.append(champion.version)
+        registry.aliases[CHAMPION] = "2"  # another Dag promotes meanwhile
+        return [DAYS[2]], GateResult("passed", [f"better than {champion.version}"], {})
+
+    monkeypatch.setattr(promote_step, "_measure", measure)
+    for version in ("2", "3"):
+        registry.add(version, OLD, DAYS[1])
+    assert promote(context, "feed", "3").reasons == ["better than 2"]
+    assert rivals == ["1", "2"]
+    assert registry.aliases == {CHAMPION: "3", ROLLBACK: "2"}
 
 
 def test_a_partition_that_lacks_a_table_keeps_no_other_from_being_read(context: RunContext) -> None:
