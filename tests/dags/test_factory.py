@@ -117,7 +117,7 @@ def test_what_a_chunk_that_was_tried_again_left_stale_is_written_before_anything
     backfill, fm = (dags[name].get_task("write_rest").arguments for name in ("small_backfill", "small_fm"))
     assert backfill == ["--from", "{{ params.first }}", "--to", "{{ params.last }}"]
     assert ("first_output" in fm[1], "last_output" in fm[3]) == (True, True)
-    assert dags["small_fm"].get_task("write_rest").downstream_task_ids == {"feed.has_champion", "shop.has_champion"}
+    assert {"feed.has_champion", "shop.has_champion"} <= dags["small_fm"].get_task("write_rest").downstream_task_ids
 
 
 def test_a_broken_file_breaks_its_own_dags_only(bundle: ProjectsBundle, project_file: Path) -> None:
