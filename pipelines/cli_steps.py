@@ -19,6 +19,7 @@ def ingest(options: Namespace) -> Facts:
     """Step ingest; with --reopened also the earlier partitions that have late rows."""
     from pipelines.ingest import ingest as step
     from pipelines.reopen import late_parts, runs_of
+    from pipelines.write_range import past_calls, write_missing
 
     context, since = context_of(options), now_ms()
     parts = parts_of(context, options)
@@ -27,6 +28,7 @@ def ingest(options: Namespace) -> Facts:
         context.progress(f"ingest: rows that arrived in {parts[0]} re-open {', '.join(late)}")
     for run in runs_of(context, [*late, *parts]):
         step(context, run)
+    write_missing(context, past_calls(context, parts))
     return {"written": written(context, since), "reopened": late}
 
 
@@ -57,15 +59,19 @@ def infer(options: Namespace) -> Facts:
 
 
 def segments(options: Namespace) -> Facts:
-    """Step segments."""
+    """Step segments; raw ones of earlier partitions too, where past events of a second source lie there alone."""
     from feature_store.config import RAW_SPACE
     from pipelines.plan import source_targets, space_targets
     from pipelines.segments import segments as step
+    from pipelines.write_range import raw_calls, write_missing
 
-    context = context_of(options)
+    context, since = context_of(options), now_ms()
     space = None if options.space == RAW_SPACE else context.space(options.space)
     targets = source_targets(context) if space is None else space_targets(context, space)
-    return _write(context, options, _named(targets, "segments"), lambda p: step(context, space, p))
+    _write(context, options, _named(targets, "segments"), lambda p: step(context, space, p))
+    if space is None:
+        write_missing(context, raw_calls(context, parts_of(context, options)))
+    return {"written": written(context, since)}
 
 
 def features(options: Namespace) -> Facts:

@@ -48,22 +48,14 @@ def ingest(context: RunContext, parts: list[str]) -> None:
             commit(context, attempts["examples"], lambda: frames.examples, frames.rejected)
         finally:
             frames.release()
-    if earlier := _missing(context, past_parts(context, parts)):
-        write_past_events(context, earlier)
 
 
 def past_parts(context: RunContext, parts: list[str]) -> list[str]:
-    """Contiguous ``parts`` and those before that their histories read past events of; without a second source none.
-
-    What upkeep has removed is not brought back.
-    """
+    """Contiguous ``parts`` and those before that their histories read past events of; without a second source none."""
     if not _has_past(context):
         return []
     clock = context.dataset.clock
-    earliest = clock.part_of(clock.start(parts[0]) - context.dataset.histories.retention)
-    known = context.store.ledger.coverage(PAST_EVENTS.table, {})
-    gone = [part for part, entry in known.items() if entry.state == "expired" and part < parts[0]]
-    return clock.between(max([earliest, *(clock.next(part) for part in gone)]), parts[-1])
+    return clock.between(clock.part_of(clock.start(parts[0]) - context.dataset.histories.retention), parts[-1])
 
 
 def write_past_events(context: RunContext, parts: list[str]) -> None:
@@ -91,14 +83,6 @@ def _write_past_events(context: RunContext, parts: list[str], *, quarantine: boo
 
 def _has_past(context: RunContext) -> bool:
     return context.dataset.source.past_events is not None
-
-
-def _missing(context: RunContext, parts: list[str]) -> list[str]:
-    """The contiguous range of ``parts`` that holds all whose past events were not written as they are declared."""
-    done, info = context.store.ledger.coverage(PAST_EVENTS.table, {}), PAST_EVENTS.info(context)
-    as_declared = {part for part, entry in done.items() if entry.done_by(info)}
-    places = [place for place, part in enumerate(parts) if part not in as_declared]
-    return parts[places[0] : places[-1] + 1] if places else []
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pipelines.ingest import EXAMPLES, LABELS, PAST_EVENTS
 from pipelines.segments import RAW_SEGMENTS, SEGMENTS
 from pipelines.step import Scope, TableStep
 
-DONE = "done"
+DONE, STALE = "done", "stale"
 
 
 @dataclass(frozen=True)
@@ -199,13 +199,13 @@ def part_states(
         elif entry.state != DONE:
             states[part] = PartState(entry.state, entry.message or "")
         elif entry.step_version != info.version:
-            states[part] = PartState("stale", f"step version {entry.step_version} -> {info.version}", entry.rows)
+            states[part] = PartState(STALE, f"step version {entry.step_version} -> {info.version}", entry.rows)
         elif entry.definition != info.definition:
-            states[part] = PartState("stale", "settings changed since it was written", entry.rows)
+            states[part] = PartState(STALE, "settings changed since it was written", entry.rows)
         else:
             states[part] = PartState(*_upstream_state(part, entry, upstream), entry.rows)
             if lacking and part in lacking and target.step in (EXAMPLES, LABELS):
-                states[part] = PartState("stale", f"{lacking[part]} rows of the source came later", entry.rows)
+                states[part] = PartState(STALE, f"{lacking[part]} rows of the source came later", entry.rows)
     return states
 
 
@@ -214,9 +214,9 @@ def _upstream_state(part: str, entry: LedgerEntry, upstream: Covered) -> tuple[s
         span = source.span(part)
         newer = written.newer(span, entry.versions_read.get(source.table, -1)) if span else None
         if newer is not None and source.appearing:
-            return "stale", f"{source.table} {newer}, which its as-of columns see, came after it was written"
+            return STALE, f"{source.table} {newer}, which its as-of columns see, came after it was written"
         if newer is not None:
-            return "stale", f"{source.table} {newer} was written again"
+            return STALE, f"{source.table} {newer} was written again"
     return DONE, ""
 
 
@@ -295,7 +295,7 @@ def _overtaken(
             span = source.span(part)
             place = bisect_left(first, span[0]) if span else len(first)
             if span and place < len(first) and first[place] <= span[1]:
-                found[part] = PartState("stale", f"{source.table} {first[place]} is to be written", states[part].rows)
+                found[part] = PartState(STALE, f"{source.table} {first[place]} is to be written", states[part].rows)
     return found
 
 

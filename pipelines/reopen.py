@@ -13,7 +13,7 @@ from feature_store.clocks import INSTANTS_END, PartitionClock
 from feature_store.late import late_rows
 from feature_store.sources.changed import changed_rows
 from pipelines.context import RunContext
-from pipelines.plan import Target, part_states, source_targets
+from pipelines.plan import STALE, Target, part_states, source_targets
 
 
 def late_parts(context: RunContext, part: str) -> list[str]:
@@ -85,7 +85,7 @@ def reopened(context: RunContext, targets: Sequence[Target], part: str) -> list[
         info = target.info
         for other, state in part_states(context, target, parts).items():
             entry = entries.get(other)
-            if entry is not None and entry.done_by(info) and state.state == "stale":
+            if entry is not None and entry.done_by(info) and state.state == STALE:
                 found.add(other)
     return sorted(found)
 

@@ -9,7 +9,6 @@ from feature_store.config import RAW_SPACE
 from feature_store.segments import segments_frame
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
-from pipelines.ingest import past_parts
 from pipelines.step import PinnedInputs, Read, TableStep, write_table
 
 if TYPE_CHECKING:
@@ -34,20 +33,15 @@ RAW_SEGMENTS = TableStep("segments", 2, "segments", _raw_definition)
 def segments(context: RunContext, space: SpaceRecord | None, parts: list[str]) -> None:
     """Write the segments of ``space`` (None: raw tokens) for contiguous ``parts``.
 
-    Raw ones of the retention before ``parts`` are written too where they are missing and past events are there:
-    a partition before the first examples holds past events alone.
+    Raw ones of a partition before the first examples hold past events alone: see ``write_range.raw_calls``.
 
     Raises:
         MissingInputError: fm_outputs (raw: examples), or labels, of ``parts`` are missing.
     """
-    if space is not None:
+    if space is None:
+        _write_raw(context, parts)
+    else:
         _write_segments(context, space, parts)
-        return
-    ledger, scope = context.store.ledger, {"space_id": RAW_SPACE}
-    there, made = ledger.coverage("past_events", {}), ledger.coverage(RAW_SEGMENTS.table, scope)
-    lacking = {part for part, entry in there.items() if entry.done and not (part in made and made[part].done)}
-    before = [part for part in past_parts(context, parts) if part < parts[0] and part in lacking]
-    _write_raw(context, context.dataset.clock.between(before[0], parts[-1]) if before else parts)
 
 
 def _write_segments(context: RunContext, space: SpaceRecord, parts: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +12,10 @@ from pipelines.features import HISTORIES, write_features, write_histories
 from pipelines.fm_declaration import inputs_context, older_inputs, require_writable
 from pipelines.fm_inputs import write_fm_inputs, write_partials
 from pipelines.infer import infer
-from pipelines.ingest import ingest, past_parts, write_past_events
-from pipelines.plan import Planned, Target, inputs_targets, source_targets, space_targets, states_after
+from pipelines.ingest import PAST_EVENTS, ingest, past_parts, write_past_events
+from pipelines.plan import DONE, STALE, Planned, Target, inputs_targets, source_targets, space_targets, states_after
 from pipelines.reopen import lacking_of_files, reopened_by_range, runs_of
-from pipelines.segments import segments
+from pipelines.segments import RAW_SEGMENTS, segments
 from pipelines.step import together
 
 
@@ -33,10 +33,13 @@ class Call:
     step: Callable[[list[str]], None]
     lacking: Mapping[str, int] | None = None
 
-    def needed(self, context: RunContext, planned: Planned | None = None) -> list[str]:
-        """The contiguous range to write; empty where all is fresh. ``planned`` counts as written before."""
+    def needed(self, context: RunContext, planned: Planned | None = None, kept: Collection[str] = (DONE,)) -> list[str]:
+        """The contiguous range to write; empty where all is fresh. ``planned`` counts as written before.
+
+        ``kept``: states of partitions that need no writing.
+        """
         found = [states_after(context, target, self.parts, planned or {}, self.lacking) for target in self.targets]
-        places = [place for place, part in enumerate(self.parts) if not all(states[part].is_fresh for states in found)]
+        places = [n for n, part in enumerate(self.parts) if any(states[part].state not in kept for states in found)]
         return self.parts[places[0] : places[-1] + 1] if places else []
 
 
@@ -108,16 +111,27 @@ def source_calls(context: RunContext, parts: list[str], vm_parts: list[str]) -> 
     late = [
         [Call(both, run, lambda p: _ingest_again(context, p), lacking)] for run in runs_of(context, sorted(lacking))
     ]
-    earlier = past_parts(context, parts)
-    past = [[Call((of["past_events"],), earlier, lambda p: write_past_events(context, p))]] if earlier else []
     return [
         *late,
         [Call(both, parts, lambda p: ingest(context, p))],
-        *past,
+        past_calls(context, parts),
         _input_calls(context, parts),
-        [Call((of["segments"],), earlier or parts, lambda p: segments(context, None, p))],
+        raw_calls(context, parts),
         [Call((of["histories"],), vm_parts, lambda p: write_histories(context, None, p))],
     ]
+
+
+def past_calls(context: RunContext, parts: list[str]) -> list[Call]:
+    """Past events of a second source that histories of ``parts`` read, earlier ones than the first examples too."""
+    earlier = past_parts(context, parts)
+    targets = [target for target in source_targets(context) if target.step is PAST_EVENTS]
+    return [Call((target,), earlier, lambda p: write_past_events(context, p)) for target in targets]
+
+
+def raw_calls(context: RunContext, parts: list[str]) -> list[Call]:
+    """Raw segments of ``parts``, and of the earlier ones of ``past_calls``."""
+    (target,) = [target for target in source_targets(context) if target.step is RAW_SEGMENTS]
+    return [Call((target,), past_parts(context, parts) or parts, lambda p: segments(context, None, p))]
 
 
 def _input_calls(context: RunContext, parts: list[str]) -> list[Call]:
@@ -146,6 +160,13 @@ def _ingest_again(context: RunContext, late: list[str]) -> None:
         context.progress(f"ingest: rows that came late re-open {', '.join(late)}")
     for run in runs_of(context, late):
         ingest(context, run)
+
+
+def write_missing(context: RunContext, calls: list[Call]) -> None:
+    """Make those of ``calls`` that have a partition not done yet: stale ones are a backfill's work."""
+    for call in calls:
+        if needed := call.needed(context, kept=(DONE, STALE)):
+            call.step(needed)
 
 
 def write_calls(context: RunContext, calls: list[Call]) -> None:

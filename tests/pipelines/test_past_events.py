@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,10 @@ import pytest
 
 from feature_store.config import RAW_SPACE
 from feature_store.sources.paths import DATA_ROOT_SETTING
-from pipelines import ingest as ingest_step
+from pipelines import cli_steps, write_range
 from pipelines.context import RunContext
-from pipelines.plan import part_states, source_targets
-from pipelines.write_range import source_calls, write_sources
+from pipelines.features import write_histories
+from pipelines.write_range import source_calls
 from tests.pipelines import killer, loop_world
 
 if TYPE_CHECKING:
@@ -46,14 +47,20 @@ def test_the_first_examples_read_past_events_from_before_them(
     def lost(*_: object) -> None:
         raise KeyboardInterrupt
 
+    # The verbs of a scheduled day write earlier partitions too, as a run does.
+    monkeypatch.setattr(cli_steps, "context_of", lambda _: context)
+    verb = Namespace(first=DAY, last=None, reopened=False, space=RAW_SPACE)
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_step, "write_past_events", lost)
+        patch.setattr(write_range, "write_past_events", lost)
         with pytest.raises(KeyboardInterrupt):
-            write_sources(context, [DAY], [DAY])
-    calls = [call for group in source_calls(context, [DAY], [DAY]) for call in group]
-    assert [call.needed(context)[-1:] for call in calls[:2]] == [[], ["2025-12-31"]]
-
-    write_sources(context, [DAY], [DAY])
+            cli_steps.ingest(verb)
+    assert needed(context)["past_events"][-1] == "2025-12-31"
+    assert not needed(context)["examples"]
+    write_range.write_calls(context, write_range.past_calls(context, [DAY]))
+    facts = cli_steps.segments(verb)
+    assert facts is not None
+    assert [[c["first"], c["last"]] for c in facts["written"]] == [[DAY, DAY], ["2025-12-02", "2025-12-31"]]
+    write_histories(context, None, [DAY])
     store = context.store
     tokens = store.arrow("histories", context.pin("histories", RAW, [DAY]), RAW, [DAY])
     users = tokens.filter(np.asarray(tokens["key"].to_pylist()) == "user")
@@ -62,6 +69,10 @@ def test_the_first_examples_read_past_events_from_before_them(
     early = ["2025-12-30", "2025-12-31"]
     aside = store.arrow("quarantine", context.pin("quarantine", {}, early), {}, early)
     assert aside["reason"].to_pylist() == ["past event: null user"]
-    past, *_ = [target for target in source_targets(context) if target.step.table == "past_events"]
-    assert {state.state for state in part_states(context, past, early).values()} == {"done"}
-    assert not any(call.needed(context) for group in source_calls(context, [DAY], [DAY]) for call in group)
+    assert [table for table, parts in needed(context).items() if parts] == ["fm_inputs", "partials"]
+
+
+def needed(context: RunContext) -> dict[str, list[str]]:
+    """Table -> what a run of the day would write of it."""
+    calls = [call for group in source_calls(context, [DAY], [DAY]) for call in group]
+    return {call.targets[0].step.table: call.needed(context) for call in calls}
