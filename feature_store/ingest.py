@@ -37,7 +37,7 @@ from feature_store.ingest_rejects import (
 from feature_store.schemas import LABELS, QUARANTINE, examples_schema, past_events_schema
 from feature_store.session import lost_jvm
 from feature_store.sources.expressions import lenient, part_column, resolve
-from feature_store.sources.past import judged_past_events
+from feature_store.sources.past import judged_past_events, require_same_ids
 from feature_store.sources.pipeline import JudgedSource, judged_rows
 from feature_store.sources.reader import RawSource, find_broken_files
 from feature_store.sources.span import Span
@@ -121,22 +121,9 @@ def source_parts(spark: SparkSession, dataset: DatasetConfig) -> tuple[str, str]
     if dataset.source.world is not None:
         start, end = world_span(dataset.source.world, dataset.clock)
         return dataset.clock.part_of(start), dataset.clock.part_of(end - 1)
-    return _extent(spark, dataset, lambda skip: judged_rows(spark, dataset, None, skip=skip, negatives=False))
 
-
-def past_parts(spark: SparkSession, dataset: DatasetConfig) -> tuple[str, str] | None:
-    """First and last partition that hold past events; None where there are none."""
-    past = dataset.source.past_events
-    if past is None:
-        return None
-    return _extent(spark, dataset, lambda skip: judged_past_events(spark, dataset, past, None, skip))
-
-
-def _extent(
-    spark: SparkSession, dataset: DatasetConfig, judged: Callable[[frozenset[str]], JudgedSource]
-) -> tuple[str, str] | None:
     def ends(skip: frozenset[str]) -> tuple[int, int] | None:
-        rows = judged(skip).rows
+        rows = judged_rows(spark, dataset, None, skip=skip, negatives=False).rows
         if rows is None:
             return None
         first, last = rows.where("reason is null").agg(F.min("event_ts"), F.max("event_ts")).collect()[0]
@@ -158,6 +145,7 @@ class _Ingest:
         self.reasons: Reasons = Counter()
         self.accepted = 0
         self.raws: list[RawSource] = []
+        self.main: JudgedSource | None = None
 
     def frames(self, read_examples: bool, past: PastEvents | None) -> IngestFrames:
         try:
@@ -178,9 +166,9 @@ class _Ingest:
         return IngestFrames(examples, labels, past_events, quarantine, dict(rejected), warnings, self.held)
 
     def _examples(self) -> tuple[DataFrame, DataFrame]:
-        source = judged_rows(self.spark, self.dataset, self.span, skip=self.skip)
+        self.main = judged_rows(self.spark, self.dataset, self.span, skip=self.skip)
         good = self._judge(
-            source,
+            self.main,
             lambda: judged_rows(self.spark, self.dataset, None, skip=self.skip, negatives=False),
             unique=True,
         )
@@ -200,6 +188,8 @@ class _Ingest:
     def _past_events(self, past: PastEvents) -> DataFrame:
         schema = past_events_schema(self.dataset)
         source = judged_past_events(self.spark, self.dataset, past, self.span, self.skip)
+        if self.main is not None:
+            require_same_ids(self.main, source)
         good = self._judge(
             source, lambda: judged_past_events(self.spark, self.dataset, past, None, self.skip), unique=False
         )

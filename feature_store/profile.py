@@ -13,12 +13,12 @@ from pyspark.sql import functions as F
 from feature_store.config import DatasetConfig
 from feature_store.ingest import skipping_broken_files
 from feature_store.ingest_rejects import NOT_BAD, UNREADABLE_FILE
-from feature_store.repeats import DUPLICATE, content_of, repeated_ids, set_repeats_aside
+from feature_store.repeats import CORRECTED, DUPLICATE, content_of, repeated_ids, set_repeats_aside
 from feature_store.schemas import examples_schema
 from feature_store.sources.expressions import lenient, resolve
 from feature_store.sources.mapping import SOURCE_COLUMN
-from feature_store.sources.past import judged_past_events
-from feature_store.sources.pipeline import judged_rows
+from feature_store.sources.past import judged_past_events, require_same_ids
+from feature_store.sources.pipeline import JudgedSource, judged_rows
 from feature_store.sources.reader import RawSource
 from feature_store.sources.span import Span
 
@@ -43,7 +43,8 @@ class LabelProfile:
 class ColumnProfile:
     """A column of the accepted rows; ``distinct`` is approximate (5 %), for ids; ``low`` and ``high`` for numbers.
 
-    ``distinct``, ``low`` and ``high`` are of all good rows, duplicates and corrected ones among them.
+    ``distinct``, ``low`` and ``high`` are also of duplicates and corrected rows, which ``nulls`` leaves out; all leave
+    out bad rows.
     """
 
     name: str
@@ -121,7 +122,9 @@ class Profile:
             )
             for c in self.columns
         ]
-        return _table(("column", "kind", "nulls", "distinct", "range"), rows)
+        repeats = sum(self.reasons.get(reason, 0) for reason in (DUPLICATE, CORRECTED))
+        too = [f"  distinct and range are also of {repeats:,} duplicates and corrected rows"] if repeats else []
+        return _table(("column", "kind", "nulls", "distinct", "range"), rows) + too
 
     def _rejects(self) -> list[str]:
         share = self.rejected / max(1, self.rejected + self.accepted)
@@ -163,7 +166,7 @@ def _profile(spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str], 
             reasons[aside.pop("reason")] = aside["rows"]
             good |= {name: good[name] - (count or 0) for name, count in aside.items() if good[name] is not None}
     raws = [source.raw]
-    past = _past_events(spark, dataset, skip, reasons, raws)
+    past = _past_events(spark, dataset, skip, reasons, source, raws)
     first, last = good.get("first"), good.get("last")
     return Profile(
         name=dataset.name,
@@ -226,13 +229,19 @@ def _repeats(rows: DataFrame) -> DataFrame:
 
 
 def _past_events(
-    spark: SparkSession, dataset: DatasetConfig, skip: frozenset[str], reasons: dict[str, int], raws: list[RawSource]
+    spark: SparkSession,
+    dataset: DatasetConfig,
+    skip: frozenset[str],
+    reasons: dict[str, int],
+    examples: JudgedSource,
+    raws: list[RawSource],
 ) -> int | None:
     """Past events accepted; their rejects join ``reasons``."""
     past = dataset.source.past_events
     if past is None:
         return None
     source = judged_past_events(spark, dataset, past, None, skip)
+    require_same_ids(examples, source)
     raws.append(source.raw)
     if source.rows is None:
         return 0

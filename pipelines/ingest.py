@@ -21,16 +21,16 @@ def _definition(context: RunContext) -> Sequence[Any]:
     return (dataset.source, *columns, dataset.sampling_rate, dataset.labels, dataset.features, verticals, dataset.grain)
 
 
-EXAMPLES = TableStep("ingest", 4, "examples", _definition)
-LABELS = TableStep("ingest", 4, "labels", _definition)
-PAST_EVENTS = TableStep("ingest", 3, "past_events", _definition)
-QUARANTINE = TableStep("ingest", 4, "quarantine", _definition)
+EXAMPLES = TableStep("ingest", 5, "examples", _definition)
+LABELS = TableStep("ingest", 5, "labels", _definition)
+PAST_EVENTS = TableStep("ingest", 4, "past_events", _definition)
+QUARANTINE = TableStep("ingest", 5, "quarantine", _definition)
 
 
 def ingest(context: RunContext, parts: list[str]) -> None:
     """Write examples, labels, past events and quarantine of contiguous ``parts``, one commit a table.
 
-    Past events of the retention before ``parts`` are written too where they are missing: histories need them.
+    Histories need past events from before ``parts`` too: see ``write_range.past_calls``.
 
     Raises:
         BadDataError: a column changed its type, or more rows were rejected than ``checks.max_reject_share``.

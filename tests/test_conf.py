@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from feature_store.clocks import DAY_MS, HOUR_MS
-from feature_store.ingest import ingest_frames, past_parts, source_parts
+from feature_store.ingest import ingest_frames, source_parts
 from feature_store.profile import profile
 from feature_store.sources.paths import data_root
 from feature_store.world.rows import MAX_LATE_HOURS
@@ -53,7 +53,6 @@ def test_ebnerd_follows_the_protocol(spark):
     assert (found.accepted, found.rejected) == (583_054, 0)
     assert found.labels[0].rate == pytest.approx(0.0862, abs=1e-4)
     assert found.parts == ("2023-05-18T07", "2023-06-01T06")
-    assert past_parts(spark, config.dataset) == ("2023-04-27T07", "2023-05-25T06")
     dense = [c for name in config.dataset.fm_features for c in config.dataset.as_of_columns(name) or []]
     assert len(dense) + len(["slate_size", "on_article_flag"]) == 30
     after = {"read_time", "scroll_percentage", "next_read_time", "next_scroll_percentage"}

@@ -68,6 +68,13 @@ def id_column(value: Column, kind: T.DataType) -> Column:
     return F.when(value.isNotNull(), F.xxhash64(value))
 
 
+def same_ids(one: T.DataType, other: T.DataType) -> bool:
+    """Whether ``id_column`` makes equal ids of equal values of two types."""
+    kept = (T.IntegralType, T.BooleanType)
+    whole = [isinstance(kind, kept) or (isinstance(kind, T.DecimalType) and kind.scale == 0) for kind in (one, other)]
+    return T.NullType() in (one, other) or all(whole) or one == other
+
+
 def id_list_column(value: Column, kind: T.DataType, field: str) -> Column:
     """array<int64> of ids; null elements are dropped.
 

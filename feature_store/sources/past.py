@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from feature_store.config import DatasetConfig, InstantColumn, PastEvents
 from feature_store.errors import ContractError
 from feature_store.sources.explode import explode_together
-from feature_store.sources.expressions import id_column, instant_column, resolve
+from feature_store.sources.expressions import id_column, instant_column, resolve, same_ids
 from feature_store.sources.pipeline import JudgedSource
 from feature_store.sources.reader import FILE_COLUMN, MALFORMED_COLUMN, read_source
 from feature_store.sources.span import Span, restrict
@@ -28,10 +29,28 @@ def judged_past_events(
         return JudgedSource(None, raw)
     frame = explode_together(raw.frame, past.explode) if past.explode else raw.frame
     frame = restrict(frame, InstantColumn(value=past.event_ts, unit=past.unit), span, f"{_FIELD}.event_ts")
-    return JudgedSource(_map(frame, dataset, past, raw.columns), raw)
+    rows, ids = _map(frame, dataset, past, raw.columns)
+    return JudgedSource(rows, raw, ids)
 
 
-def _map(frame: DataFrame, dataset: DatasetConfig, past: PastEvents, columns: list[str]) -> DataFrame:
+def require_same_ids(examples: JudgedSource, past_events: JudgedSource) -> None:
+    """Ids of both sources must be made alike: otherwise no past event would ever meet an example.
+
+    Raises:
+        ContractError: naming the entity and its types.
+    """
+    for name, kind in past_events.id_types.items():
+        wanted = examples.id_types.get(name, kind)
+        if not same_ids(kind, wanted):
+            raise ContractError(
+                f"{_FIELD}.entities.{name}: got type {kind.simpleString()}; allowed: that of entities.{name}, "
+                f"{wanted.simpleString()}: ids of two types are never equal; cast one, as in string({name})"
+            )
+
+
+def _map(
+    frame: DataFrame, dataset: DatasetConfig, past: PastEvents, columns: list[str]
+) -> tuple[DataFrame, dict[str, T.DataType]]:
     unknown = (set(past.entities) - set(dataset.entities)) | (set(past.labels) - set(dataset.labels))
     if unknown:
         raise ContractError(f"{_FIELD}: {sorted(unknown)} are no entities or labels of {dataset.name}")
@@ -68,4 +87,5 @@ def _map(frame: DataFrame, dataset: DatasetConfig, past: PastEvents, columns: li
         F.coalesce(*reasons).alias("reason"),
         F.struct(*(F.col(f"`{name}`") for name in columns)).alias("_source"),
     )
-    return typed.select(F.xxhash64("user", "item", "event_ts").alias("example_id"), "*")
+    ids = {name: kinds[f"{_FIELD}.entities.{name}"] for name in past.entities}
+    return typed.select(F.xxhash64("user", "item", "event_ts").alias("example_id"), "*"), ids

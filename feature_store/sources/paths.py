@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,15 @@ class SourcePath:
     files: list[str]
     base: str | None
 
-    def folder_columns(self) -> set[str]:
-        """Columns that Spark finds in ``name=value`` folders below the base."""
-        if self.base is None:
-            return set()
-        folders = (part for file in self.files for part in file.removeprefix(self.base).split("/")[:-1])
-        return {part.split("=")[0] for part in folders if "=" in part}
+    def folder_columns(self) -> dict[str, set[str]]:
+        """Columns that Spark finds in ``name=value`` folders below the base, each with its values."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for file in self.files if self.base is not None else []:
+            for folder in file.removeprefix(str(self.base)).split("/")[:-1]:
+                name, equal, value = folder.partition("=")
+                if equal:
+                    found[name].add(value)
+        return dict(found)
 
 
 def data_root() -> str:

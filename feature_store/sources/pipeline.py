@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from feature_store.config import DatasetConfig
 from feature_store.errors import ContractError
@@ -21,10 +22,14 @@ from feature_store.world.source import world_columns, world_file_part, world_fra
 
 @dataclass(frozen=True)
 class JudgedSource:
-    """Mapped and judged rows (see ``mapping.map_rows``; None: no readable file) and what the reader found."""
+    """Mapped and judged rows (see ``mapping.map_rows``; None: no readable file) and what the reader found.
+
+    ``id_types``: of the entities in the source.
+    """
 
     rows: DataFrame | None
     raw: RawSource
+    id_types: dict[str, T.DataType] = field(default_factory=dict)
 
 
 def open_raw(spark: SparkSession, dataset: DatasetConfig, span: Span | None, skip: frozenset[str]) -> RawSource:
@@ -67,4 +72,6 @@ def judged_rows(
     if sampling is not None:
         frame = sample_negatives(frame, dataset, sampling, span)
     frame, added = join_side_tables(spark, frame, source.joins)
-    return JudgedSource(map_rows(frame, dataset, [*columns, *added]), raw)
+    types = resolve(frame, {f"entities.{name}": sql for name, sql in dataset.entities.items()})
+    ids = {name: types[f"entities.{name}"] for name in dataset.entities}
+    return JudgedSource(map_rows(frame, dataset, [*columns, *added]), raw, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from feature_store.sources.paths import SourcePath, expand, find_files, plain_pa
 
 FILE_COLUMN = "source_file"
 MALFORMED_COLUMN = "_malformed"
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+_NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,14 @@ def read_source(
         return _read_delta(spark, read, wanted)
     paths = [find_files(spark, path) for path in read.paths]
     layouts = file_layouts(spark, read, [file for path in paths for file in path.files if file not in skip])
-    folders = set().union(*(path.folder_columns() for path in paths))
+    folders = _folder_columns(paths)
     inside = {name: kind for name, kind in wanted.items() if name not in folders} if wanted else None
     columns = common_columns(layouts, inside, typed=read.format == "parquet")
-    frames = _frames(spark, read, paths, layouts, columns)
+    of_folders = {name: kind for name, kind in (wanted or {}).items() if name in folders}
+    frames = _frames(spark, read, paths, layouts, columns, of_folders)
     unreadable = {layout.path: layout.unreadable for layout in layouts if layout.unreadable is not None}
     unreadable |= dict.fromkeys(sorted(skip), "breaks while its rows are read")
-    names = [*columns, *sorted(folders if wanted is None else folders & set(wanted))]
+    names = [*columns, *sorted(folders if wanted is None else of_folders)]
     return RawSource(
         frame=reduce(DataFrame.unionByName, [frame.select(*_kept(frame, names)) for frame in frames])
         if frames
@@ -69,12 +73,38 @@ def read_source(
         columns=names,
         files=len(layouts) + len(skip),
         unreadable={plain_path(path): why for path, why in unreadable.items()},
-        warnings=_extra_warning(read, extra_columns(layouts, columns)),
+        warnings=_extra_warning(read, extra_columns(layouts, columns)) + _folder_warnings({} if wanted else folders),
     )
 
 
+def _folder_columns(paths: list[SourcePath]) -> dict[str, set[str]]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        for name, values in path.folder_columns().items():
+            found[name] |= values
+    return found
+
+
+def _folder_warnings(folders: dict[str, set[str]]) -> list[str]:
+    """Spark tells a folder column's type by all values together: one that is no number changes that of the others."""
+    found = []
+    for name, values in sorted(folders.items()):
+        numbers = {value for value in values if _NUMBER.fullmatch(value)}
+        if numbers and (text := values - numbers - {_NULL_FOLDER}):
+            found.append(
+                f"folders {name}=...: some hold numbers, as {min(numbers)}, and some do not, as {min(text)}: all are "
+                "read as text, which makes other ids than numbers do; name its type in source.expected_columns"
+            )
+    return found
+
+
 def _frames(
-    spark: SparkSession, read: ReadConfig, paths: list[SourcePath], layouts: list[FileLayout], columns: dict[str, str]
+    spark: SparkSession,
+    read: ReadConfig,
+    paths: list[SourcePath],
+    layouts: list[FileLayout],
+    columns: dict[str, str],
+    of_folders: dict[str, str],
 ) -> list[DataFrame]:
     readable = {layout.path: layout for layout in layouts if layout.unreadable is None}
     frames = []
@@ -84,14 +114,16 @@ def _frames(
             if file in readable:
                 groups[tuple(readable[file].columns) if read.format == "csv" else ()].append(file)
         for header, files in groups.items():
-            frames.append(_open(spark, read, path, files, list(header) or list(columns), columns))
+            types = {name: columns.get(name, "string") for name in header or columns}
+            own = {name: kind for name, kind in of_folders.items() if name in path.folder_columns()}
+            frames.append(_open(spark, read, path, files, types | own))
     return frames
 
 
 def _open(
-    spark: SparkSession, read: ReadConfig, path: SourcePath, files: list[str], order: list[str], columns: dict[str, str]
+    spark: SparkSession, read: ReadConfig, path: SourcePath, files: list[str], types: dict[str, str]
 ) -> DataFrame:
-    schema = T.StructType([T.StructField(name, _type(name, columns.get(name, "string"))) for name in order])
+    schema = T.StructType([T.StructField(name, _type(name, kind)) for name, kind in types.items()])
     reader = spark.read.options(**read.options)
     if path.base is not None:
         reader = reader.option("basePath", path.base)

@@ -18,7 +18,8 @@ from pyspark.sql import types as T
 from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS, PartitionClock
 from feature_store.config import ExplodeConfig, InstantColumn, JoinConfig, ReadConfig
 from feature_store.errors import BadDataError, ContractError
-from feature_store.ingest import ingest_frames, past_parts
+from feature_store.ingest import ingest_frames
+from feature_store.profile import profile
 from feature_store.sources.explode import explode_column, explode_together
 from feature_store.sources.expressions import id_column, instant_column, lenient, part_column
 from feature_store.sources.joins import join_side_tables
@@ -73,6 +74,9 @@ def test_folders_named_by_value_are_columns(spark, tmp_path):
     raw = read_source(spark, parquet(tmp_path), None)
     assert "day" in raw.columns
     assert sorted(str(r[0]) for r in raw.frame.select("day").collect()) == ["2026-01-01", "2026-01-02"]
+    typed = read_source(spark, parquet(tmp_path), {"user": "bigint", "day": "string"})
+    assert {"user": "bigint", "day": "string"}.items() <= dict(typed.frame.dtypes).items()
+    assert (typed.columns, typed.warnings[1:]) == (["user", "day"], [])
 
 
 def test_delta_is_read_at_a_version(spark, tmp_path):
@@ -400,10 +404,17 @@ def test_past_events_are_exploded_together_counted_once_and_judged(spark, tmp_pa
         (PARTS[1], 1, 6, START + 86_400_000, 1),
     ]
     assert [q["reason"] for q in quarantine] == ["past event: null item"]
-    assert past_parts(spark, dataset) == (PARTS[0], PARTS[1])
     only = ingest_frames(spark, dataset, PARTS[:1], examples=False)
     assert (only.examples.count(), only.past_events.count()) == (0, 1)
     only.release()
+
+
+@pytest.mark.parametrize("read", [profile, lambda spark, dataset: ingest_frames(spark, dataset, PARTS)])
+def test_past_events_whose_ids_can_never_be_those_of_examples_are_refused(spark, tmp_path, read):
+    entities = {"user": "cast(user as int)", "item": "string(items)"}
+    wrong = r"source\.past_events\.entities\.item: got type string; allowed: that of entities\.item, int: .* cast one"
+    with pytest.raises(ContractError, match=wrong):
+        read(spark, past_shop(tmp_path, entities=entities))
 
 
 def test_past_events_name_what_they_do_not_know(spark, tmp_path):
