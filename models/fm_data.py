@@ -19,6 +19,7 @@ from models.encode import Encoded, FeatureEncoder
 from models.errors import FeatureMismatchError, ModelConfigError
 from models.fm import FmInputs
 from models.future_labels import future_rates
+from models.metrics import places_of
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,10 @@ def _label_matrix(rows: FmRows, heads: list[str]) -> tuple[npt.NDArray[np.float3
     ids = rows.inputs["example_id"].to_numpy()
     labels = np.zeros((len(ids), len(heads)), np.float32)
     known = np.zeros((len(ids), len(heads)), np.bool_)
-    order = np.argsort(ids)
     table = _known_labels(rows)
     for column, head in enumerate(heads):
         own = table.filter(pc.equal(table["vertical"], head))
-        place = order[np.searchsorted(ids, own["example_id"].to_numpy(), sorter=order)]
+        place = places_of(ids, own["example_id"].to_numpy())
         labels[place, column] = own["label"].to_numpy()
         known[place, column] = True
     return labels, known

@@ -50,6 +50,12 @@ class Scores:
         return replace(self, p=p)
 
 
+def places_of(ids: Ints, wanted: Ints) -> NDArray[np.intp]:
+    """Where in ``ids``, in any order and each there once, each of ``wanted`` lies; all of them must be there."""
+    order = np.argsort(ids)
+    return order[np.searchsorted(ids, wanted, sorter=order)]
+
+
 class GroupedAuc(NamedTuple):
     """``value`` over the groups that hold both classes; one-class groups are ``skipped`` and counted."""
 

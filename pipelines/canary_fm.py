@@ -13,7 +13,7 @@ from models.config import FeatureSpec
 from models.fm_data import FmRows
 from models.fm_score import FmScorer
 from models.fm_train import train_fm
-from models.metrics import auc
+from models.metrics import auc, places_of
 from pipelines.context import RunContext
 from pipelines.specs import fm_specs
 from pipelines.windows import RunWindows
@@ -59,8 +59,6 @@ def _rows(context: RunContext, parts: list[str]) -> FmRows:
 
 def _auc(rows: FmRows, logit: np.ndarray, vertical: str) -> float:
     own = rows.labels.filter(pc.equal(rows.labels["vertical"], vertical))
-    ids = rows.inputs["example_id"].to_numpy()
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, own["example_id"].to_numpy(), sorter=order)]
+    place = places_of(rows.inputs["example_id"].to_numpy(), own["example_id"].to_numpy())
     label = own["label"].to_numpy().astype(np.float64)
     return auc(label, logit.astype(np.float64)[place])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from feature_store.spaces import SpaceRecord
 from models.alignment import Alignment
-from models.metrics import Scores
+from models.metrics import Scores, places_of
 from models.vm_artifact import VmArtifact
 from models.vm_train import score_vm
 from pipelines.context import RunContext
@@ -42,9 +42,7 @@ def fm_scores(context: RunContext, vertical: str, space: SpaceRecord, parts: lis
 
 def by_logits(like: Scores, ids: NDArray[np.int64], logits: NDArray[np.floating]) -> Scores:
     """Scores of the rows of ``like`` by ``logits`` [N] of examples ``ids`` [N], those rows among them."""
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, like.example_id, sorter=order)]
-    return like.with_p(1 / (1 + np.exp(-logits.astype(np.float64)[place])))
+    return like.with_p(1 / (1 + np.exp(-logits.astype(np.float64)[places_of(ids, like.example_id)])))
 
 
 def feature_rows(

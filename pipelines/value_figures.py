@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from feature_store.clocks import DAY_MS, HOUR_MS
 from feature_store.spaces import SpaceRecord
-from models.metrics import Scores, entropy, log_loss
+from models.metrics import Scores, entropy, log_loss, places_of
 from pipelines.context import RunContext
 from pipelines.measure import FM_ARM, Figure
 from pipelines.scoring import labelled_rows
@@ -110,8 +110,7 @@ def code_scores(
     z, logit, _ = _outputs(context, space, windows[0], head)
     weights = readout(z[-READOUT_ROWS:], 1 / (1 + np.exp(-logit[-READOUT_ROWS:])))
     z, _, ids = _outputs(context, space, windows[1], head)
-    order = np.argsort(ids)
-    z = z[order[np.searchsorted(ids, like.example_id, sorter=order)]]
+    z = z[places_of(ids, like.example_id)]
     return like.with_p(1 / (1 + np.exp(-(z @ weights[1:] + weights[0]))))
 
 

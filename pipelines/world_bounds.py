@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_store.world.truth import vm_reads_the_worlds_features, world_truth, world_vertical
-from models.metrics import Scores
+from models.metrics import Scores, places_of
 from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.measure import WORLD_P, WORLD_STATE, WORLD_VM
@@ -52,9 +52,7 @@ def _truth(context: RunContext, own: str, like: Scores) -> pa.Table:
     truth = world_truth(context.dataset, parts).group_by(_KEYS).aggregate([(c, "mean") for c in BOUNDS.values()])
     known = rows.join(truth, _KEYS, join_type="inner").combine_chunks()
     ids = known["example_id"].to_numpy()
-    order = np.argsort(ids)
-    place = np.searchsorted(ids, like.example_id, sorter=order)
     missing = int((~np.isin(like.example_id, ids)).sum())
     if missing:
         raise StepError(f"{missing} evaluated rows are none of the world's: was {context.origin} changed after ingest?")
-    return known.take(pa.array(order[place]))
+    return known.take(pa.array(places_of(ids, like.example_id)))

@@ -16,6 +16,7 @@ from models.metrics import (
     group_aucs,
     grouped_auc,
     normalized_entropy,
+    places_of,
     same_rows,
     transfer_ratio,
 )
@@ -121,6 +122,10 @@ def test_transfer_ratio_needs_three_standard_errors():
     assert transfer_ratio(0.9, 0.85, 0.8, 0.03) == pytest.approx(0.5)
     assert transfer_ratio(0.9, 0.85, 0.8, 0.034) is None
     assert transfer_ratio(0.9, 0.85, 0.95, 0.0) is None
+
+
+def test_places_are_those_of_each_wanted_id():
+    assert list(places_of(np.array([7, 3, 9, 1]), np.array([1, 7, 7]))) == [3, 0, 0]
 
 
 def test_same_rows_aligns_and_refuses_other_rows():
