@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 from feature_store.commits import Pin, contents
 from feature_store.spaces import SpaceRecord
@@ -33,6 +37,8 @@ from pipelines.write_range import Call
 BATCH_FM_KIND = "batch-fm"
 MODEL_DIGEST_TAG = "loopfm.model_digest"
 STEP_VERSION = 2
+KEPT_PASSES = 8
+"""At least the seeds of a comparison: the next vertical asks for the same ones."""
 
 
 def batch_fm_scores(
@@ -104,10 +110,11 @@ class BatchFm:
         own = self.context
         for run in (*runs_of(own, self.train + self.validation), own.dataset.clock.between(parts[0], parts[-1])):
             self._write_inputs(run)
-        scorer = self._trained(seed)
-        inputs = own.store.arrow("fm_inputs", self._pin_inputs(parts), {"inputs_id": own.inputs_id}, parts)
-        _, logits = scorer.score(inputs)
-        return by_logits(like, inputs["example_id"].to_numpy(), logits[:, scorer.heads.index(vertical)])
+        run_id = self._trained(seed)
+        recorded = own.registry.run_tags(run_id)[MODEL_DIGEST_TAG]
+        pin = self._pin_inputs(parts)
+        scored = _scored(_Pass(recorded, own.store.root, own.inputs_id, pin.content, tuple(parts), own, run_id, pin))
+        return by_logits(like, scored.example_id, scored.logits[:, scored.heads.index(vertical)])
 
     def _write_inputs(self, parts: list[str]) -> None:
         # Partial sums would pay only if it were written day by day.
@@ -118,7 +125,8 @@ class BatchFm:
     def _pin_inputs(self, parts: list[str]) -> Pin:
         return self.context.pin("fm_inputs", {"inputs_id": self.context.inputs_id}, parts)
 
-    def _trained(self, seed: int) -> FmScorer:
+    def _trained(self, seed: int) -> str:
+        """The MLflow run of this seed."""
         own, parts = self.context, self.train + self.validation
         fresh = {"train": own.config.fm.train.model_copy(update={"seed": seed}), "warm_start": False, "snapshots": 1}
         config = own.config.fm.model_copy(update=fresh)
@@ -126,9 +134,7 @@ class BatchFm:
         made_from = (own.store.identity("fm_inputs"), self.train, self.validation, contents(versions))
         idempotency = digest(BATCH_FM_KIND, STEP_VERSION, config, own.inputs_id, self.space.heads, *made_from)
         finished = own.registry.finished_run(idempotency)
-        run_id = self._train(config, versions, idempotency) if finished is None else finished.info.run_id
-        recorded = own.registry.run_tags(run_id)[MODEL_DIGEST_TAG]
-        return FmScorer.load(model_file(own, run_id, recorded), recorded)
+        return self._train(config, versions, idempotency) if finished is None else str(finished.info.run_id)
 
     def _train(self, config: FmConfig, versions: Mapping[str, Pin], idempotency: str) -> str:
         """Train within an MLflow run of its own; returns its id."""
@@ -156,3 +162,35 @@ class BatchFm:
         tags |= {"loopfm.train": f"{self.train[0]}..{self.train[-1]}"}
         tags |= {"loopfm.validation": f"{self.validation[0]}..{self.validation[-1]}"}
         return tags | {f"loopfm.version.{table}": str(version) for table, version in versions.items()}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A model's pass over partitions, known by all that its logits depend on: verticals of a run share it."""
+
+    model_digest: str
+    root: str
+    inputs_id: str
+    content: int
+    parts: tuple[str, ...]
+    context: RunContext = field(compare=False)
+    run_id: str = field(compare=False)
+    pin: Pin = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Logits [N, heads] of examples [N]."""
+
+    example_id: npt.NDArray[np.int64]
+    heads: list[str]
+    logits: npt.NDArray[np.float32]
+
+
+@lru_cache(maxsize=KEPT_PASSES)
+def _scored(one: _Pass) -> _Scored:
+    own, parts = one.context, list(one.parts)
+    scorer = FmScorer.load(model_file(own, one.run_id, one.model_digest), one.model_digest)
+    inputs = own.store.arrow("fm_inputs", one.pin, {"inputs_id": one.inputs_id}, parts)
+    _, logits = scorer.score(inputs)
+    return _Scored(inputs["example_id"].to_numpy(), scorer.heads, logits)

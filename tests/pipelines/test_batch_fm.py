@@ -11,6 +11,7 @@ import pytest
 from feature_store.spaces import SpaceRecord
 from models.config import ExternalFmConfig
 from models.errors import ArtifactError
+from models.fm_score import FmScorer
 from models.metrics import Scores
 from pipelines.batch_fm import BatchFm, batch_fm_scores
 from pipelines.context import RunContext
@@ -51,7 +52,9 @@ def with_fm(context: RunContext, **changes: object) -> RunContext:
     return context
 
 
-def test_the_fm_on_batch_features_is_trained_once_and_opens_no_space(copied: RunContext) -> None:
+def test_the_fm_on_batch_features_is_trained_once_and_opens_no_space(
+    copied: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = loop_world.context(Path(copied.root), fm_features=WITH_PAST)
     write_sources(context, [*TRAIN, *VALIDATION], [])
     space = train_fm(context, TRAIN, VALIDATION)
@@ -65,8 +68,11 @@ def test_the_fm_on_batch_features_is_trained_once_and_opens_no_space(copied: Run
     assert sorted(written) == [*TRAIN, *VALIDATION, *beside.context.dataset.clock.between(TEST[0], TEST[-1])]
     runs, inputs = len(context.registry.runs_with({})), context.store.newest("fm_inputs")
     later = with_fm(loop_world.context(Path(copied.root)), embedding_dim=5)
-    again = batch_fm_scores(later, "feed", {0: space}, TEST, [like])[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(FmScorer, "score", lambda *_: pytest.fail("one pass gives the logits of all heads"))
+        again, other = (batch_fm_scores(later, head, {0: space}, TEST, [like])[0] for head in ("feed", "shop"))
     assert np.array_equal(scores.p, again.p), "neither changed fm_features nor a changed fm block concern this space"
+    assert not np.array_equal(other.p, again.p)
     assert (len(context.registry.runs_with({})), context.store.newest("fm_inputs")) == (runs, inputs)
     assert (context.spaces.all(), context.registry.versions(context.fm_name)) == (spaces, versions)
     its_run_says_all_of_the_training(beside)
