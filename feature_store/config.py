@@ -108,7 +108,11 @@ class NegativeSampling(Strict):
 
 
 class PastEvents(Strict):
-    """A second source of past events that feeds raw histories and event lists only, never examples."""
+    """A second source of past events that feeds raw histories and event lists only, never examples.
+
+    Read are those of the partitions that are ingested, and of ``histories.retention`` before the first of them. An
+    entity must have the type that it has in the source, or ids would differ.
+    """
 
     read: ReadConfig
     explode: list[str] = Field(default=[], description="list columns of equal length, exploded together")
@@ -194,6 +198,15 @@ class SourceConfig(Strict):
     def _one_origin(self) -> Self:
         if (self.read is None) == (self.world is None):
             raise ValueError("allowed: exactly one of read and world")
+        return self
+
+    @model_validator(mode="after")
+    def _negatives_fit(self) -> Self:
+        if self.negatives is not None and self.explode is not None:
+            raise ValueError(
+                f"negatives: got them beside explode of {self.explode.column!r}; allowed: one of the two: exploded "
+                "rows hold what was shown and not taken"
+            )
         return self
 
 
@@ -353,6 +366,15 @@ class DatasetConfig(Strict):
     def _availability_fits(self) -> Self:
         if self.history_clock.at_once and self.fm_clock == "batch":
             raise ValueError("fm_clock: got batch; allowed with histories.availability at_once: event")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_told_once(self) -> Self:
+        if self.source.negatives is not None and self.sampling_rate is not None:
+            raise ValueError(
+                f"sampling_rate: got {self.sampling_rate!r}; allowed beside source.negatives, which give each row its "
+                "rate: none; a share of kept positives can be told as weight"
+            )
         return self
 
     @model_validator(mode="after")

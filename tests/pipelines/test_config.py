@@ -151,6 +151,17 @@ WINDOWS = "windows.0: allowed: ever, or a whole number above 0 and a unit, as in
             "conf/x.yaml: fm: fm.blocks.a.heads: got 3; allowed: a divisor of fm.embedding_dim (8)",
         ),
         (
+            "dataset.source",
+            {"world": {}, "explode": {"column": "shown", "name": "one"}, "negatives": {"per_positive": 4}},
+            "dataset.source: negatives: got them beside explode of 'shown'; allowed: one of the two",
+        ),
+        (
+            "dataset",
+            loop_world.raw_settings()["dataset"]
+            | {"sampling_rate": "kept", "source": {"world": {}, "negatives": {"per_positive": 4}}},
+            "dataset: sampling_rate: got 'kept'; allowed beside source.negatives",
+        ),
+        (
             "vm.recipe",
             "best",
             "vm.recipe: Input should be 'minimal', 'recommended' or 'everything'; got 'best'",
