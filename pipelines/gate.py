@@ -16,7 +16,7 @@ Verdict = Literal["passed", "hold", "failed"]
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdict and the figures that it rests on."""
+    """The verdict and the figures that it rests on; undefined ones are left out."""
 
     verdict: Verdict
     reasons: list[str]
@@ -42,7 +42,8 @@ def decide(gate: GateConfig, challenger: Scores, champion: Scores | None) -> Gat
         return _result(failed, ["no champion yet, calibration in its band"], figures)
     ne = paired_difference("ne", [challenger], [champion], gate.bootstrap)
     gauc = paired_difference("gauc", [challenger], [champion], gate.bootstrap)
-    figures |= {"ne_difference": ne.mean, "ne_high": ne.high, "gauc_difference": gauc.mean, "gauc_low": gauc.low}
+    measured = {"ne_difference": ne.mean, "ne_high": ne.high, "gauc_difference": gauc.mean, "gauc_low": gauc.low}
+    figures |= {name: value for name, value in measured.items() if not np.isnan(value)}
     if not ne.high <= gate.margin:
         failed.append(f"NE difference {ne.mean:+.4f}, upper bound {ne.high:+.4f} > margin {gate.margin:.4f}")
     if gauc.low < -gate.gauc_margin:

@@ -59,6 +59,7 @@ def test_an_undefined_gauc_holds_and_says_so_but_hides_no_failure() -> None:
     better, worse = (replace(s, user=s.example_id) for s in (scores(0.0), scores(1.0)))
     result = decide(GATE, better, worse)
     assert str(result) == "hold: gAUC is undefined: no user has examples of both labels"
+    assert sorted(result.metrics) == ["calibration", "ne_difference", "ne_high", "positives"]
     failed = decide(GATE, worse, better)
     assert failed.verdict == "failed"
     assert any("upper bound" in reason for reason in failed.reasons)
