@@ -13,7 +13,7 @@ import pytest
 from feature_store.clocks import HOUR_MS
 from pipelines.errors import StepError
 from pipelines.evaluate import registered_scores
-from pipelines.features import features
+from pipelines.features import write_features
 from pipelines.ingest import LABELS
 from pipelines.predict import export, predict
 from pipelines.registry import CHAMPION
@@ -78,7 +78,7 @@ def test_a_partition_is_scored_before_its_labels_exist_and_no_training_sees_it(l
     predict(context, "feed", PART, tmp_path / "labelled.parquet")
     none = context.spark.createDataFrame(context.store.schema("labels").empty_table())
     write_table(context, LABELS, {}, [PART], {}, lambda: none)
-    features(context, space, [PART])
+    write_features(context, space, [PART])
     predict(context, "feed", PART, tmp_path / "early.parquet")
     early = by_id(tmp_path / "early.parquet")
     assert early == by_id(tmp_path / "labelled.parquet")
