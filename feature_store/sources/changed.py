@@ -27,6 +27,8 @@ CLOCK_SLACK_MS = 60_000
 """How far the clock of a file server may be behind; a file that is looked at in vain costs time only."""
 
 _FILES_AT_ONCE = 8
+_AS_PYARROW_READS = {"header": "true"}
+"""Spark's options of a CSV file that change nothing here."""
 _SCHEMA = pa.schema([("file", pa.string()), ("event_ts", pa.int64()), ("arrived_at", pa.int64())])
 
 
@@ -65,7 +67,9 @@ def changed_rows(dataset: DatasetConfig, ingested: Mapping[str, int]) -> pa.Tabl
         Delta table, has a filter, or its instants are expressions or of a kind that only Spark reads.
     """
     read = dataset.source.read
-    if read is None or dataset.source.where is not None or read.format == "delta" or read.options:
+    if read is None or dataset.source.where is not None or read.format == "delta":
+        return None
+    if read.options.items() - (_AS_PYARROW_READS if read.format == "csv" else {}).items():
         return None
     try:
         looked = _Ingested(ingested)

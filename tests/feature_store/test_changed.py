@@ -64,9 +64,10 @@ def test_times_that_are_no_instants_are_of_no_partition(tmp_path: Path) -> None:
     assert _found(changed_rows(dataset, {PARTS[0]: 0, "1970-01-01": 0})) == [(str(tmp_path / "a.parquet"), START)]
 
 
-def test_a_csv_file_tells_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"header": "true"}])
+def test_a_csv_file_tells_too(tmp_path: Path, options: dict[str, str]) -> None:
     pacsv.write_csv(pa.Table.from_pylist([row(1), row(2, 1)]), tmp_path / "a.csv")
-    dataset = shop(tmp_path, source={"read": {"format": "csv", "paths": [f"{tmp_path}/*.csv"]}})
+    dataset = shop(tmp_path, source={"read": {"format": "csv", "paths": [f"{tmp_path}/*.csv"], "options": options}})
     assert _found(changed_rows(dataset, {PARTS[1]: 0})) == [(str(tmp_path / "a.csv"), START + DAY + 2000)]
 
 
@@ -74,6 +75,7 @@ def test_a_csv_file_tells_too(tmp_path: Path) -> None:
     "changes",
     [
         {"source": {"where": "price > 1"}},
+        {"source": {"read": {"format": "csv", "paths": ["a.csv"], "options": {"header": "true", "sep": ";"}}}},
         {"event_ts": {"value": "time + 1", "unit": "ms"}},
         {"event_ts": {"value": "category", "unit": "iso"}},
         {"arrived_at": {"value": "nowhere", "unit": "ms"}},

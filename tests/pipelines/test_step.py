@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from threading import Barrier
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.progress import ConsoleProgress, timed
 from pipelines.step import commit, together
 
 
@@ -46,3 +48,11 @@ def test_frames_are_declared_one_after_the_other():
     context: Any = SimpleNamespace(spark=None, store=store, progress=lambda line: None)
     together(context, *[lambda: commit(context, attempt, build)] * 3)
     assert most == [1, 1, 1]
+
+
+def test_progress_tells_what_begins_and_what_has_ended_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    with timed(ConsoleProgress(), "ingest: examples"):
+        pass
+    begun, ended = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\[ +\d+\.\d s\] ingest: examples \.\.\.", begun)
+    assert re.fullmatch(r"\[ +\d+\.\d s\] ingest: examples: done in \d+\.\d s", ended)
