@@ -251,6 +251,15 @@ def test_an_expected_type_is_held_to(spark, tmp_path):
         ingest_frames(spark, shop(path, source={"expected_columns": expected}), PARTS[:1])
 
 
+def test_a_folders_value_that_is_not_of_the_expected_type_stops_by_name(spark, tmp_path):
+    for store in ("1", "north"):
+        write(tmp_path / f"store={store}" / "a.parquet", [row(1)])
+    expected = {"user": "bigint", "item": "int", "time": "bigint", "arrived": "bigint", "price": "double"}
+    expected |= {"category": "string", "click": "double", "share": "double", "store": "bigint"}
+    with pytest.raises(BadDataError, match=r"shop: the source cannot be read: .*north"):
+        ingest_frames(spark, shop(tmp_path, source={"expected_columns": expected}), PARTS[:1])
+
+
 def test_a_missing_column_stops_by_name(spark, tmp_path):
     write(tmp_path / "a.parquet", [row(1)])
     write(tmp_path / "b.parquet", [row(2)], SCHEMA.remove(SCHEMA.get_field_index("click")))
