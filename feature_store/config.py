@@ -110,8 +110,9 @@ class NegativeSampling(Strict):
 class PastEvents(Strict):
     """A second source of past events that feeds raw histories and event lists only, never examples.
 
-    Read are those of the partitions that are ingested, and of ``histories.retention`` before the first of them. An
-    entity must have the type that it has in the source, or ids would differ.
+    Read are those of the partitions that are ingested, and of ``histories.retention`` before the first of them; what
+    the source gains later is read when a partition is ingested again. An entity must have the type that it has in the
+    source, or ids would differ. A label is known its ``delay`` after the event, whatever its ``available_at``.
     """
 
     read: ReadConfig
