@@ -15,11 +15,17 @@ SESSION_SECONDS = 12.0
 """Start of a Spark session and of a task, on two cores."""
 ROWS_PER_SECOND = 15_000.0
 """Rows of one table a second, on two cores; used until the ledger knows this machine's own rate."""
+WANTED_CHUNKS = 500
+"""Airflow makes at most 1,024 tasks of one list: a longer backfill gets larger chunks, of which any two neighbours hold
+more than one chunk's rows."""
 
 
 @dataclass(frozen=True)
 class BackfillPlan:
-    """What is to do, cut into ``chunks`` (first, last) of at most ``schedule.backfill_rows`` rows."""
+    """What is to do, cut into ``chunks`` (first, last) of at most ``schedule.backfill_rows`` rows.
+
+    They are larger where they would be more than Airflow makes tasks of.
+    """
 
     writes: list[PlannedWrite]
     chunks: list[tuple[str, str]]
@@ -68,7 +74,8 @@ def expected_rows(context: RunContext, parts: list[str]) -> dict[str, float]:
 
 
 def _chunks(context: RunContext, needed: list[str], rows: dict[str, float]) -> list[tuple[str, str]]:
-    limit, clock = context.config.schedule.backfill_rows, context.dataset.clock
+    clock = context.dataset.clock
+    limit = max(context.config.schedule.backfill_rows, sum(rows[part] for part in needed) / WANTED_CHUNKS)
     chunks: list[tuple[str, str]] = []
     held = 0.0
     for part in needed:

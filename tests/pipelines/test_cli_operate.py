@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from feature_store.clocks import INSTANTS_END
+from pipelines.backfill_plan import plan_backfill
 from pipelines.cli_operate import _chosen, backfill
 from pipelines.config import parse_config
 from pipelines.context import RunContext
@@ -41,6 +42,16 @@ def test_a_range_ends_with_the_newest_partition_that_has_closed(tmp_path: Path) 
     assert lines == [f"{clock.next(found[-1])} .. {after}: not closed yet, left to their scheduled runs"]
     with pytest.raises(StepError, match=f"{after} has not closed yet: its scheduled run makes it once it has"):
         chosen(context, after, after)
+
+
+def test_a_long_backfill_has_no_more_chunks_than_airflow_makes_tasks_of(tmp_path: Path) -> None:
+    context, _ = project(tmp_path, {})
+    parts = context.dataset.clock.between("2020-01-01", "2026-12-31")
+    schedule = context.config.schedule.model_copy(update={"backfill_rows": 1})
+    context.config = context.config.model_copy(update={"schedule": schedule})
+    chunks = plan_backfill(context, parts, []).chunks
+    assert 250 <= len(chunks) <= 1000
+    assert [part for first, last in chunks for part in context.dataset.clock.between(first, last)] == parts
 
 
 def test_a_generated_world_holds_every_partition_at_any_time(tmp_path: Path) -> None:
