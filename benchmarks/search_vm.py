@@ -111,6 +111,7 @@ def with_best_weight(job: Job, report: Report) -> ProjectConfig:
         weight: training.train(training.hand_set.model_copy(update={"kd_weight": weight}), f"weight {weight}")[1].ne
         for weight in weights
     }
+    context.registry.close_run(training.parent)
     weight = min(found, key=found.__getitem__)
     report.add("hand_set_kd_weight", weight)
     plain = cast("Arm", vm.scheduled_arm.removesuffix("_kd"))
@@ -135,6 +136,7 @@ def tuned(job: Job, report: Report) -> ProjectConfig:
 
     history = Search(RandomSearch(space), objective, budget=settings.hand_trials).run()
     found, as_set = best(history), training.train(training.hand_set, "by hand, as set")[1]
+    context.registry.close_run(training.parent)
     report.add("hand_set_validation_ne", as_set.ne)
     if found is None or found.ne is None or found.ne >= as_set.ne:
         return context.config
