@@ -42,7 +42,8 @@ def context(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 def test_the_first_examples_read_past_events_from_before_them(
     context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = context.dataset.clock.start(DAY)
+    clock, start = context.dataset.clock, context.dataset.clock.start(DAY)
+    earliest = clock.part_of(start - context.dataset.histories.retention)
 
     def lost(*_: object) -> None:
         raise KeyboardInterrupt
@@ -59,7 +60,7 @@ def test_the_first_examples_read_past_events_from_before_them(
     write_range.write_calls(context, write_range.past_calls(context, [DAY]))
     facts = cli_steps.segments(verb)
     assert facts is not None
-    assert [[c["first"], c["last"]] for c in facts["written"]] == [[DAY, DAY], ["2025-12-02", "2025-12-31"]]
+    assert [[c["first"], c["last"]] for c in facts["written"]] == [[DAY, DAY], [earliest, "2025-12-31"]]
     write_histories(context, None, [DAY])
     store = context.store
     tokens = store.arrow("histories", context.pin("histories", RAW, [DAY]), RAW, [DAY])
