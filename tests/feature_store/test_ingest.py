@@ -176,20 +176,21 @@ def test_a_filter_leaves_out_only_rows_for_which_it_is_false(spark, tmp_path):
 
 
 def test_a_range_equals_its_partitions_singly_rejects_included(spark, tmp_path):
-    for day in range(3):
+    parts = PARTS[:2]
+    for day in range(2):
         rows = [row(n, day) for n in range(10)]
         rows += [row(90, day, user=None), row(91, day, time=None), row(3, day)]
         write(tmp_path / f"{day}.parquet", rows)
     write(tmp_path / "undated.parquet", [row(1, time=None)])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is no Parquet file")
     dataset = shop(tmp_path)
-    together = collected(spark, dataset, PARTS)
-    singly = [collected(spark, dataset, [part]) for part in PARTS]
+    together = collected(spark, dataset, parts)
+    singly = [collected(spark, dataset, [part]) for part in parts]
     for i in range(3):
         assert together[i] == sorted((r for single in singly for r in single[i]), key=repr)
-    assert together[3] == {PARTS[0]: 5, PARTS[1]: 4, PARTS[2]: 4}
-    by_part = {part: {r for p, r, _, _ in together[2] if p == part} for part in PARTS}
-    assert by_part[PARTS[1]] == {"null user", "null event_ts", "duplicate", "unreadable file"}
+    assert together[3] == {parts[0]: 5, parts[1]: 4}
+    by_part = {part: {r for p, r, _, _ in together[2] if p == part} for part in parts}
+    assert by_part[parts[1]] == {"null user", "null event_ts", "duplicate", "unreadable file"}
 
 
 def test_rows_of_other_partitions_are_not_selected(spark, tmp_path):
