@@ -52,6 +52,13 @@ def world_frame(spark: SparkSession, world: WorldConfig, clock: PartitionClock, 
     return spark.range(cells.start, cells.stop, 1, tasks).mapInArrow(_generator(world, clock), schema)
 
 
+def world_batches(world: WorldConfig, clock: PartitionClock, cells: Iterator[int] | range) -> Iterator[pa.RecordBatch]:
+    """The same rows of some of the world's cells, without Spark."""
+    grid = WorldGrid.of(world, clock)
+    for cell, rows in world_rows(grid, cells):
+        yield _record_batch(world, rows, _FILE_PREFIX + clock.part_of(grid.start + cell * grid.cell_ms))
+
+
 def world_span(world: WorldConfig, clock: PartitionClock) -> tuple[int, int]:
     """[first instant, end) of the world."""
     grid = WorldGrid.of(world, clock)
@@ -67,10 +74,7 @@ def _generator(
     world: WorldConfig, clock: PartitionClock
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def generate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        grid = WorldGrid.of(world, clock)
-        cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
-        for cell, rows in world_rows(grid, cells):
-            yield _record_batch(world, rows, _FILE_PREFIX + clock.part_of(grid.start + cell * grid.cell_ms))
+        return world_batches(world, clock, (cell for batch in batches for cell in batch.column(0).to_pylist()))
 
     return generate
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,33 +17,14 @@ from dags.data_dag import data_dag
 from dags.project import Project
 from feature_store.clocks import HOUR_MS
 from pipelines.orchestration.partition_key import follows_clock
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """Keeps what is posted to it."""
-
-    received: list[dict[str, str]]
-
-    def do_POST(self) -> None:
-        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        del arguments
+from tests.dags.receiver import receiving
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
-    Receiver.received = []
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("LOOPFM_ALARM_URL", f"http://127.0.0.1:{server.server_port}/")
-    yield Receiver.received
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving() as received:
+        monkeypatch.setenv("LOOPFM_ALARM_URL", received.url)
+        yield received.alarms
 
 
 def test_an_alarm_is_posted_as_text(receiver: list[dict[str, str]]) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.dags.test_scheduler import free_ports
+from tests.dags.live_site import free_ports
 from tests.pipelines import loop_world
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from benchmarks.killing import Runs, differing_rows
 from pipelines.errors import StepError
 from pipelines.orchestration.airflow_api import FINISHED
 from pipelines.orchestration.services import down, service_file, up
-from tests.dags.test_scheduler import DAYS, PAST, SCHEDULED, Live, live
+from tests.dags.live_site import DAYS, PAST, SCHEDULED, Live, live
 
 __all__ = ["live"]
 
@@ -31,6 +31,9 @@ def kill_while_running(live: Live, part: str, service: str) -> None:
 
 
 def test_runs_end_in_the_undisturbed_tables(live: Live, tmp_path: Path) -> None:
+    live.loopfm("write", "--from", PAST[0], "--to", PAST[-1])
+    for part in SCHEDULED:
+        live.announce(part)
     live.api.wait_for_dag("live_data")
     live.api.unpause("live_data")
     live.wait(lambda: SCHEDULED[0] in live.runs("data"))
