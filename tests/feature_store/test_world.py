@@ -43,12 +43,11 @@ def normalized_entropy(label: np.ndarray, p: np.ndarray) -> float:
 
 def test_a_partition_alone_is_the_same_as_in_a_range(spark):
     dataset = demo(grain="6h", bad_share=0.02, late_share=0.05, rows_per_day=1200)
-    parts = dataset.clock.between("2026-01-01T00", "2026-01-02T18")
+    parts = dataset.clock.between("2026-01-01T18", "2026-01-02T06")
     together = collected(spark, dataset, parts)
     assert all(together)
-    for part in (parts[0], parts[5]):
-        singly = collected(spark, dataset, [part])
-        assert singly == [[r for r in frame if f"part='{part}'" in r] for frame in together]
+    singly = collected(spark, dataset, parts[1:2])
+    assert singly == [[r for r in frame if f"part='{parts[1]}'" in r] for frame in together]
 
 
 def test_every_planted_fault_is_found_and_nothing_else(spark):

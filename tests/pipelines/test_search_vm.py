@@ -80,6 +80,7 @@ def test_search_stops_goes_on_and_registers_the_winner(loop):
     assert len(children(context, result.run_id)) == 5
 
 
+@pytest.mark.slow
 def test_a_trial_in_a_worker_process_gives_the_same_result(loop):
     serial = run(loop, SearchPlan(trials=1, method="random", seed=1))[1]
     limited = run(loop, SearchPlan(trials=1, method="random", seed=1, time_limit_s=300))[1]
