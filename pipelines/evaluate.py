@@ -21,7 +21,7 @@ from pipelines.maturity import require_mature
 from pipelines.measure import ALL_ROWS, BATCH_FM_ARM, FM_ARM, Comparison, Figure, activity_slices
 from pipelines.plots import comparison_plots
 from pipelines.progress import timed
-from pipelines.registry import CHALLENGER, CHAMPION, RegisteredModel
+from pipelines.registry import CHALLENGER, CHAMPION, TRAINED_UNTIL, RegisteredModel
 from pipelines.report_data import COVERAGE, PART_SLICE, VerticalReport, calibration_figures
 from pipelines.run_plots import log_plots
 from pipelines.scoring import fm_scores, labelled_rows, score_parts
@@ -110,7 +110,7 @@ def evaluate(context: RunContext, vertical: str, parts: list[str], version: str 
         raise StepError(f"{name}: nothing is registered; run `loopfm train-vm` first")
     mature = list(require_mature(context, vertical, parts))
     for alias, model in models.items():
-        until = model.tags["loopfm.trained_until"]
+        until = model.tags[TRAINED_UNTIL]
         if mature[-1] <= until:
             raise StepError(
                 f"{name} version {model.version} ({alias}) trained until {until}: evaluate after it, got {mature[-1]}"

@@ -14,7 +14,7 @@ from pipelines.drift import centroid_drift
 from pipelines.evaluate import Evaluated, record, registered_scores
 from pipelines.maturity import label_states, mature, readable_parts
 from pipelines.measure import ALL_ROWS, Figure
-from pipelines.registry import CHAMPION, RegisteredModel
+from pipelines.registry import CHAMPION, TRAINED_UNTIL, RegisteredModel
 
 LIVE_ARM = "live"
 
@@ -74,7 +74,7 @@ def _score_vertical(context: RunContext, vertical: str, part: str) -> list[LiveF
 
 
 def _due(context: RunContext, vertical: str, champion: RegisteredModel, part: str) -> list[str]:
-    until, readable = champion.tags["loopfm.trained_until"], readable_parts(context, champion.tags["loopfm.space"])
+    until, readable = champion.tags[TRAINED_UNTIL], readable_parts(context, champion.tags["loopfm.space"])
     parts = [own for own in readable if until < own <= part]
     if not parts:
         return []

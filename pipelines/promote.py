@@ -12,7 +12,7 @@ from pipelines.errors import GateError, ImmatureError, StepError
 from pipelines.evaluate import registered_scores
 from pipelines.gate import GateResult, decide
 from pipelines.maturity import newest_with_positives, readable_parts, require_mature
-from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
+from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, TRAINED_UNTIL, RegisteredModel
 
 
 def promote(context: RunContext, vertical: str, version: str | None = None, approve: bool = False) -> GateResult:
@@ -90,8 +90,8 @@ def rollback(context: RunContext, vertical: str) -> RegisteredModel:
 
 def _older(challenger: RegisteredModel, champion: RegisteredModel | None) -> str:
     """That the challenger was trained on older data than the champion; empty where it was not."""
-    own = challenger.tags["loopfm.trained_until"]
-    until = own if champion is None else champion.tags["loopfm.trained_until"]
+    own = challenger.tags[TRAINED_UNTIL]
+    until = own if champion is None else champion.tags[TRAINED_UNTIL]
     return f"it was trained until {own}, the champion until {until}" if own < until else ""
 
 
@@ -120,7 +120,7 @@ def _measure(
 
 def _unseen_parts(context: RunContext, challenger: RegisteredModel, champion: RegisteredModel | None) -> list[str]:
     models = [model for model in (challenger, champion) if model is not None]
-    until = max(model.tags["loopfm.trained_until"] for model in models)
+    until = max(model.tags[TRAINED_UNTIL] for model in models)
     written = [set(readable_parts(context, model.tags["loopfm.space"])) for model in models]
     parts = sorted(part for part in set.intersection(*written) if part > until)
     if not parts:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 CHAMPION = "champion"
+TRAINED_UNTIL = "loopfm.trained_until"
+"""Tag of a model: the newest partition that it trained or validated on."""
 CHALLENGER = "challenger"
 ROLLBACK = "rollback"
 IDEMPOTENCY_TAG = "loopfm.idempotency"

@@ -16,12 +16,11 @@ from feature_store.spaces import SpaceRecord
 from pipelines.align import FittedAlignment
 from pipelines.align_choice import NE_TIE, HeldOut, readers_of
 from pipelines.context import RunContext
-from pipelines.registry import CHAMPION, RegisteredModel
+from pipelines.registry import CHAMPION, TRAINED_UNTIL, RegisteredModel
 from pipelines.write_range import own_parts
 
 KEEP, ALIGN, BACKFILL = "keep", "align", "backfill"
 SPACE_TABLES = ("fm_outputs", "segments", "histories", "features")
-TRAINED_UNTIL = "loopfm.trained_until"
 
 
 @dataclass(frozen=True)

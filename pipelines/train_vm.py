@@ -18,7 +18,7 @@ from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.plots import learning_curve
 from pipelines.progress import timed
-from pipelines.registry import CHALLENGER, CHAMPION
+from pipelines.registry import CHALLENGER, CHAMPION, TRAINED_UNTIL
 from pipelines.run_plots import log_plots
 from pipelines.vm_rows import PinnedRows, feed, vm_inputs, vm_pins
 
@@ -212,7 +212,7 @@ def register_challenger(
 ) -> str:
     """Make a run's VM a version of the vertical's model, alias challenger unless it is the champion; the version."""
     name = context.vm_name(vertical)
-    tags = {"loopfm.space": space.space_id, "loopfm.trained_until": validation[-1]}
+    tags = {"loopfm.space": space.space_id, TRAINED_UNTIL: validation[-1]}
     model = context.registry.register(name, run_id, VM_ARTIFACTS, tags)
     champion = context.registry.by_alias(name, CHAMPION)
     if champion is None or champion.version != model.version:
