@@ -28,7 +28,7 @@ def demo(site: Site, path: Path = CONF) -> None:
     begun = time.monotonic()
     api = up(site)
     try:
-        _runs(api, path)
+        run_dags(api, path)
         _report(site, path)
         print(f"demo: {time.monotonic() - begun:.0f} s   Airflow: {site.airflow_url}   MLflow: {site.mlflow_url}")
     finally:
@@ -36,7 +36,17 @@ def demo(site: Site, path: Path = CONF) -> None:
             down(site)
 
 
-def _runs(api: AirflowApi, path: Path) -> None:
+def run_dags(api: AirflowApi, path: Path, compare: bool = True) -> None:
+    """The Dags of a generated world, one after the other: backfill of past days, FM, newest day, VMs.
+
+    Args:
+        api: an Airflow that has them.
+        path: configuration file of the project.
+        compare: train every arm besides the verticals' own recipes.
+
+    Raises:
+        StepError: the project has no generated world, or a Dag run failed.
+    """
     config = load_config(path)
     world = config.dataset.source.world
     if world is None:
@@ -49,7 +59,7 @@ def _runs(api: AirflowApi, path: Path) -> None:
     _run(api, f"{project}_fm", {"part": last})
     _run(api, f"{project}_data", {}, partition_key=last)
     dags = [f"{project}_vm_{vertical}" for vertical in config.dataset.heads]
-    started = {dag_id: start(api, dag_id, {"part": last, "compare": True}) for dag_id in dags}
+    started = {dag_id: start(api, dag_id, {"part": last, "compare": compare}) for dag_id in dags}
     for dag_id, state in follow_all(api, started).items():
         _require_success(api, dag_id, state)
 
