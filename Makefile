@@ -18,7 +18,7 @@ env: ## make or renew .venv and the cache of Delta's jars
 demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
 demo-airflow test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
 
-demo: env ## run the whole loop on a generated world (about 4 minutes)
+demo: env ## run the whole loop on a generated world (4 to 7 minutes)
 	@$(BIN)/loopfm run conf/demo.yaml
 
 demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it
@@ -33,7 +33,7 @@ down: env ## end what make up started
 airflow: env ## run Airflow's own command line: make airflow ARGS="dags list"
 	@$(BIN)/python -m pipelines.orchestration airflow $(ARGS)
 
-test: env ## run the tests (about 12 minutes on 2 cores)
+test: env ## run the tests (12 to 18 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2
 
 test-slow: env ## run the proofs that take minutes each
