@@ -36,13 +36,12 @@ def demo(site: Site, path: Path = CONF) -> None:
             down(site)
 
 
-def run_dags(api: AirflowApi, path: Path, compare: bool = True) -> None:
-    """The Dags of a generated world, one after the other: backfill of past days, FM, newest day, VMs.
+def run_dags(api: AirflowApi, path: Path) -> None:
+    """The Dags of a generated world, one after the other: backfill of past days, FM, newest day, VMs of every arm.
 
     Args:
         api: an Airflow that has them.
         path: configuration file of the project.
-        compare: train every arm besides the verticals' own recipes.
 
     Raises:
         StepError: the project has no generated world, or a Dag run failed.
@@ -59,7 +58,7 @@ def run_dags(api: AirflowApi, path: Path, compare: bool = True) -> None:
     _run(api, f"{project}_fm", {"part": last})
     _run(api, f"{project}_data", {}, partition_key=last)
     dags = [f"{project}_vm_{vertical}" for vertical in config.dataset.heads]
-    started = {dag_id: start(api, dag_id, {"part": last, "compare": compare}) for dag_id in dags}
+    started = {dag_id: start(api, dag_id, {"part": last, "compare": True}) for dag_id in dags}
     for dag_id, state in follow_all(api, started).items():
         _require_success(api, dag_id, state)
 

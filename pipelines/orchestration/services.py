@@ -91,8 +91,7 @@ def up(site: Site, upgrade: bool = False) -> AirflowApi:
             log = site.folder / "logs" / "services" / f"{name}.log"
             services.append(start(name, command, environment, log, REPOSITORY))
             state.write(services)
-        healthy = lambda: {n for n, s in api.health().items() if s == "healthy"} >= COMPONENTS  # noqa: E731
-        wait_until([("Airflow", healthy), ("MLflow", lambda: _answers(site))], services, START_SECONDS)
+        wait_until([("Airflow", lambda: is_healthy(api)), ("MLflow", lambda: _answers(site))], services, START_SECONDS)
         _make_pools(api)
     except BaseException:
         stop(services)
@@ -113,6 +112,11 @@ def down(site: Site) -> None:
     state.write([])
     names = ", ".join(service.name for service in services if service.name not in ended)
     print(f"ended: {names or 'nothing'}" + (f"; had ended before: {', '.join(ended)}" if ended else ""))
+
+
+def is_healthy(api: AirflowApi) -> bool:
+    """Whether every component of an Airflow says that it is well."""
+    return {name for name, status in api.health().items() if status == "healthy"} >= COMPONENTS
 
 
 def service_file(site: Site) -> ServiceFile:
