@@ -18,7 +18,7 @@ env: ## make or renew .venv and the cache of Delta's jars
 demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
 demo-airflow test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
 
-demo: env ## run the whole loop on a generated world (4 to 7 minutes)
+demo: env ## run the whole loop on a generated world (3 to 5 minutes)
 	@$(BIN)/loopfm run conf/demo.yaml
 
 demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it

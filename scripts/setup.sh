@@ -30,7 +30,8 @@ fi
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
 if "${pip[@]}" install uv 2>/dev/null; then
     uv=("$venv/bin/uv" pip)
-    "${uv[@]}" sync --quiet --python "$venv/bin/python" requirements.lock
+    # Compiled here once: where Python is told to write no bytecode, as in many images, each process compiled it anew.
+    "${uv[@]}" sync --quiet --compile-bytecode --python "$venv/bin/python" requirements.lock
     "${uv[@]}" install --quiet --python "$venv/bin/python" --no-deps --editable .
 else
     "${pip[@]}" install --require-hashes -r requirements.lock

@@ -1,5 +1,6 @@
 """What a fresh machine is told, and that the lock and the README's commands hold together."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -175,6 +176,14 @@ def test_a_second_call_reuses_the_environment_until_what_it_was_made_from_change
     (checkout / "requirements.lock").write_text("two\n")
     assert machine.run(setup).returncode == 0
     assert calls.read_text().count("-r requirements.lock") == 2
+
+
+@pytest.mark.parametrize("library", ["torch", "mlflow", "pyspark"])
+def test_libraries_are_compiled_by_the_installation(library: str) -> None:
+    module = importlib.util.find_spec(library)
+    assert module is not None
+    assert module.origin is not None
+    assert Path(importlib.util.cache_from_source(module.origin)).exists()
 
 
 def test_make_adds_no_second_line_and_runs_nothing(machine: Machine) -> None:
