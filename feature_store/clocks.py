@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -92,17 +93,7 @@ class PartitionClock:
         Raises:
             ContractError: the text is no partition of this grain.
         """
-        match = _PART.match(part)
-        if match is None:
-            raise ContractError(f"got partition {part!r}; allowed: {self._example()}")
-        year, month, day, hour, minute = (int(value or 0) for value in match.groups())
-        try:
-            start = int(datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp() * 1000)
-        except ValueError as error:
-            raise ContractError(f"got partition {part!r}: {error}") from error
-        if self.part_of(start) != part:
-            raise ContractError(f"got partition {part!r}; allowed at this grain: {self._example()}")
-        return start
+        return _start(self, part)
 
     def end(self, part: str) -> int:
         """First instant after ``part``."""
@@ -136,6 +127,22 @@ class PartitionClock:
 
     def _example(self) -> str:
         return f"text as in {self.part_of(1_684_972_800_000)}, a multiple of {self.grain_ms // MINUTE_MS} minutes"
+
+
+@lru_cache(maxsize=65_536)
+def _start(clock: PartitionClock, part: str) -> int:
+    # A page over thousands of partitions asks for each a dozen times.
+    match = _PART.match(part)
+    if match is None:
+        raise ContractError(f"got partition {part!r}; allowed: {clock._example()}")
+    year, month, day, hour, minute = (int(value or 0) for value in match.groups())
+    try:
+        start = int(datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise ContractError(f"got partition {part!r}: {error}") from error
+    if clock.part_of(start) != part:
+        raise ContractError(f"got partition {part!r}; allowed at this grain: {clock._example()}")
+    return start
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,18 @@ class Ledger:
         self._read_files: set[str] = set()
         self._scanned: dict[str, int] = {}
         self._maintained: dict[str, int] = {}
+        self._held = False
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Answers within tell one state, that of now: rows appended meanwhile, by whomever, are not seen."""
+        with self._lock:
+            self._refresh()
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def coverage(self, table: str, scope: Scope) -> dict[str, LedgerEntry]:
         """part -> state of that partition now, in time order."""
@@ -245,6 +258,8 @@ class Ledger:
         return self._delta
 
     def _refresh(self) -> None:
+        if self._held:
+            return
         delta = self._open()
         files = matching_files(delta, self._uri, {}) if delta is not None else []
         paths = {file.path for file in files}

@@ -98,21 +98,24 @@ def grid(context: RunContext) -> dict[str, Any]:
     ``quarantine``: the allowed share and each part's share of rejected rows, null where nothing was ingested;
     ``backfill``: the start of a command line that fills gaps.
     """
-    parts, spaces = known_parts(context), context.spaces.all()
-    places = {part: place for place, part in enumerate(parts)}
-    clock = context.dataset.clock
-    entries = context.store.ledger.coverage("examples", {})
-    return {
-        "project": context.config.name,
-        "parts": parts,
-        "spaces": [{"id": s.space_id, "state": s.state, "cutoff": clock.part_of(s.fm_train_cutoff)} for s in spaces],
-        "tables": [_table(found, places) for found in coverage(context, spaces, parts)],
-        "quarantine": {
-            "limit": context.dataset.checks.max_reject_share,
-            "shares": [_reject_share(entries.get(part)) for part in parts],
-        },
-        "backfill": f"loopfm backfill {context.origin}",
-    }
+    with context.store.ledger.snapshot():
+        parts, spaces = known_parts(context), context.spaces.all()
+        places = {part: place for place, part in enumerate(parts)}
+        clock = context.dataset.clock
+        entries = context.store.ledger.coverage("examples", {})
+        return {
+            "project": context.config.name,
+            "parts": parts,
+            "spaces": [
+                {"id": s.space_id, "state": s.state, "cutoff": clock.part_of(s.fm_train_cutoff)} for s in spaces
+            ],
+            "tables": [_table(found, places) for found in coverage(context, spaces, parts)],
+            "quarantine": {
+                "limit": context.dataset.checks.max_reject_share,
+                "shares": [_reject_share(entries.get(part)) for part in parts],
+            },
+            "backfill": f"loopfm backfill {context.origin}",
+        }
 
 
 def _table(found: TargetCoverage, places: dict[str, int]) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def test_the_first_commit_of_a_partition_is_known_whatever_came_after_it(ledger)
     assert ledger.first_written("examples", {}) == {}
 
 
+def test_a_snapshot_tells_one_state(ledger):
+    ledger.append(attempt(1).entries(RUNNING))
+    with ledger.snapshot():
+        Ledger(ledger._location).append(done(attempt(1), 3))
+        assert ledger.coverage("labels", {})[DAY_1].state == RUNNING
+    assert ledger.coverage("labels", {})[DAY_1].state == DONE
+
+
 def test_scopes_and_tables_are_apart(ledger):
     ledger.append(done(attempt(1, scope=SPACE), 3))
     ledger.append(done(attempt(1, parts=[DAY_2, DAY_1]), 4))
