@@ -122,11 +122,11 @@ class Ledger:
         """Answers within tell one state, that of now: rows appended meanwhile, by whomever, are not seen."""
         with self._lock:
             self._refresh()
-            self._held = True
+            outer, self._held = self._held, True
             try:
                 yield
             finally:
-                self._held = False
+                self._held = outer
 
     def coverage(self, table: str, scope: Scope) -> dict[str, LedgerEntry]:
         """part -> state of that partition now, in time order."""

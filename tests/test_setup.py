@@ -178,12 +178,14 @@ def test_a_second_call_reuses_the_environment_until_what_it_was_made_from_change
     assert calls.read_text().count("-r requirements.lock") == 2
 
 
-@pytest.mark.parametrize("library", ["torch", "mlflow", "pyspark"])
-def test_libraries_are_compiled_by_the_installation(library: str) -> None:
-    module = importlib.util.find_spec(library)
-    assert module is not None
-    assert module.origin is not None
-    assert Path(importlib.util.cache_from_source(module.origin)).exists()
+def test_libraries_are_compiled_by_the_installation() -> None:
+    mlflow = importlib.util.find_spec("mlflow")
+    assert mlflow is not None
+    assert mlflow.origin is not None
+    # Most of its modules are never imported here: an import would have compiled them too.
+    modules = list(Path(mlflow.origin).parent.rglob("*.py"))
+    assert len(modules) > 500
+    assert [m for m in modules if not Path(importlib.util.cache_from_source(str(m))).exists()] == []
 
 
 def test_make_adds_no_second_line_and_runs_nothing(machine: Machine) -> None:

@@ -56,6 +56,21 @@ def test_a_day_that_was_never_ingested_is_a_gap(world, tmp_path):
     assert states(grid(context), "examples") == ["done", "missing", "done"]
 
 
+def test_an_answer_tells_one_state_whatever_is_written_meanwhile(world, tmp_path, monkeypatch):
+    context = Projects(world.conf, str(tmp_path)).context("small")
+    targets = {found.target.label: found.target for found in coverage(context, [], [])}
+    ledger_world.append(context, targets["examples"], [DAYS[0]], 0)
+
+    def spaces_while_labels_are_written():
+        ledger_world.append(context, targets["labels"], [DAYS[0]], 1)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context.spaces, "all", spaces_while_labels_are_written)
+        assert states(grid(context), "labels") == ["missing"]
+    assert states(grid(context), "labels") == ["done"]
+
+
 def test_the_command_names_the_file_as_it_is_typed(world, monkeypatch):
     monkeypatch.chdir(world.conf.parent)
     found = grid(Projects(world.conf, str(world.root)).context("small"))
