@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; see docs/commands.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-airflow up down airflow test test-slow check bench lock reference
+.PHONY: help env demo up down airflow test test-slow check bench lock reference
 
 export JAVA_HOME := $(shell scripts/system.sh --java)
 MISSING = $(shell scripts/system.sh 2>&1)
@@ -15,13 +15,11 @@ env: ## make or renew .venv and the cache of Delta's jars
 	$(if $(MISSING),$(error $(MISSING)))
 	@scripts/setup.sh
 
-demo demo-airflow: export LOOPFM_SPARK_MEMORY ?= 1g
-demo-airflow test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
+demo: export LOOPFM_SPARK_MEMORY ?= 1g
+demo test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
+demo: export OMP_NUM_THREADS ?= 1
 
-demo: env ## run the whole loop on a generated world (3 to 5 minutes)
-	@$(BIN)/loopfm run conf/demo.yaml
-
-demo-airflow: env ## run the loop through Airflow; at a terminal it stays up, make down ends it
+demo: env ## run the whole loop on a generated world through Airflow; at a terminal it stays up, make down ends it
 	@$(BIN)/python -m pipelines.orchestration demo
 
 up: env ## start Airflow and MLflow's page on this machine

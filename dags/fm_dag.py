@@ -11,6 +11,7 @@ from dags.project import UNTIL_PARAM, Project
 from dags.timetable import cadence
 from dags.vm_dag import gate_steps
 
+CHAMPIONS = "champions"
 DOC = """Trains a new FM one VM window back, opens its space and fills it; no VM changes until a person says so.
 
 Both spaces are written from then on. Each vertical with a champion gets a challenger on the new space, compared with
@@ -45,9 +46,10 @@ def fm_dag(project: Project) -> DAG:
             "--from-space", space,
         )  # fmt: skip
         score >> train >> plan
-        written >> _has_champion(project, project.config.dataset.heads) >> change >> close
+        champions = _champions(project)
+        written >> champions >> _has_champion(project.config.dataset.heads) >> change >> close
         for vertical in project.config.dataset.heads:
-            written >> _hand_over(project, vertical, space) >> close
+            champions >> _hand_over(project, vertical, space) >> close
         close.as_teardown()
     return dag
 
@@ -58,22 +60,31 @@ def _hand_over(project: Project, vertical: str, space: str) -> TaskGroup:
             "train-vm", "The recipe on the new space, on the newest window: the champion is trained again meanwhile.",
             "--vertical", vertical, "--until", "{part}", newest_closed="now", space=space,
         )  # fmt: skip
-        _has_champion(project, [vertical]) >> train >> gate_steps(project, vertical, train, always_ask=True)
+        _has_champion([vertical]) >> train >> gate_steps(project, vertical, train, always_ask=True)
     return group
 
 
-def _has_champion(project: Project, verticals: list[str]) -> Any:
-    @task.short_circuit(task_id="has_champion", ignore_downstream_trigger_rules=False)
-    def has_champion() -> bool:
-        """Without a champion there is nothing to hand over: a vertical's VM Dag starts in the new space."""
+def _champions(project: Project) -> Any:
+    @task(task_id=CHAMPIONS)
+    def champions() -> list[str]:
+        """Verticals that have a champion, by one look at the registry."""
         from pipelines.context import RunContext
         from pipelines.registry import CHAMPION
 
         context = RunContext.load(project.path)
-        found = {vertical: context.registry.by_alias(context.vm_name(vertical), CHAMPION) for vertical in verticals}
+        found = {v: context.registry.by_alias(context.vm_name(v), CHAMPION) for v in context.dataset.heads}
         space = get_current_context()["ti"].xcom_pull(task_ids="train_fm")["space"]
         for vertical, model in found.items():
             print(f"{vertical}: champion {model.version if model else 'none'}, offered space {space}")
-        return any(found.values())
+        return [vertical for vertical, model in found.items() if model is not None]
+
+    return champions()
+
+
+def _has_champion(verticals: list[str]) -> Any:
+    @task.short_circuit(task_id="has_champion", ignore_downstream_trigger_rules=False)
+    def has_champion() -> bool:
+        """Without a champion there is nothing to hand over: a vertical's VM Dag starts in the new space."""
+        return bool({*get_current_context()["ti"].xcom_pull(task_ids=CHAMPIONS)} & {*verticals})
 
     return has_champion()

@@ -14,11 +14,12 @@ from dags.alarms import AlarmNotifier
 from dags.deadline import PartitionClosed
 from dags.runner import VerbOperator
 from pipelines.config import ProjectConfig, load_config
+from pipelines.fm_declaration import has_batch_fm
 from pipelines.orchestration.airflow_env import SPARK_POOL, TRAINER_POOL
 
-SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "backfill", "write", "compare"}
+SPARK_STEPS = {"check", "ingest", "fm-inputs", "infer", "segments", "features", "backfill", "write"}
 """Steps that start Spark: ``backfill``, to plan, where only Spark can tell which rows of the source came late."""
-TRAINER_STEPS = {"train-fm", "train-vm", "search"}
+TRAINER_STEPS = {"train-fm", "train-vm", "search", "compare"}
 DEFAULTS = {"owner": "loopfm", "retries": 2, "retry_delay": timedelta(seconds=10)}
 PART_PARAM = Param(
     None, type=["null", "string"], description="Partition, such as 2026-01-09 (default: the run's partition key)"
@@ -61,7 +62,7 @@ class Project:
     def step(self, verb: str, doc: str, *arguments: str, task_id: str | None = None, **settings: Any) -> VerbOperator:
         """A task that runs one verb, in the pool of what it loads."""
         operator = settings.pop("operator", VerbOperator)
-        pool = SPARK_POOL if verb in SPARK_STEPS else TRAINER_POOL if verb in TRAINER_STEPS else "default_pool"
+        pool = SPARK_POOL if self._starts_spark(verb) else TRAINER_POOL if verb in TRAINER_STEPS else "default_pool"
         made: VerbOperator = operator(
             task_id=task_id or verb.replace("-", "_"),
             verb=verb,
@@ -72,6 +73,11 @@ class Project:
             **settings,
         )
         return made
+
+    def _starts_spark(self, verb: str) -> bool:
+        """A comparison does where it writes what an FM on batch features reads."""
+        compares_batch_fm = verb == "compare" and has_batch_fm(self.config.dataset, self.config.fm)
+        return verb in SPARK_STEPS or compares_batch_fm
 
     def deadline(self) -> DeadlineAlert | None:
         """Alarm for a scheduled partition that is not ready when the lag that readers are promised is over."""

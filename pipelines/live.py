@@ -10,8 +10,6 @@ from feature_store.clocks import HOUR_MS
 from models.metrics import Scores
 from models.metrics import evaluate as all_metrics
 from pipelines.context import RunContext
-from pipelines.drift import centroid_drift
-from pipelines.evaluate import Evaluated, record, registered_scores
 from pipelines.maturity import label_states, mature, readable_parts
 from pipelines.measure import ALL_ROWS, Figure
 from pipelines.registry import CHAMPION, TRAINED_UNTIL, RegisteredModel
@@ -62,8 +60,12 @@ def _score_vertical(context: RunContext, vertical: str, part: str) -> list[LiveF
     if champion is None:
         context.progress(f"score: {vertical} has no champion yet")
         return []
+    if not (due := _due(context, vertical, champion, part)):
+        return []
+    from pipelines.evaluate import registered_scores  # torch, which most hours have nothing for
+
     found = []
-    for own in _due(context, vertical, champion, part):
+    for own in due:
         scores = registered_scores(context, vertical, champion, [own])
         if len(scores):
             metrics = {n: v for n, v in all_metrics(scores).items() if v == v}
@@ -95,6 +97,9 @@ def _live_rows(context: RunContext, vertical: str) -> list[dict[str, object]]:
 def _record(
     context: RunContext, vertical: str, champion: RegisteredModel, part: str, scores: Scores, metrics: dict[str, float]
 ) -> None:
+    from pipelines.drift import centroid_drift
+    from pipelines.evaluate import Evaluated, record
+
     space_id = champion.tags["loopfm.space"]
     drift = centroid_drift(context, context.spaces.get(space_id), part)
     shown = metrics if drift is None else metrics | {"drift": drift}
@@ -129,6 +134,8 @@ def _quarantine(context: RunContext, part: str) -> list[Alarm]:
 
 
 def _drift(context: RunContext, part: str) -> list[Alarm]:
+    from pipelines.drift import centroid_drift
+
     found, limit = [], context.config.schedule.max_drift
     for space in context.spaces.active():
         value = centroid_drift(context, space, part)

@@ -24,8 +24,8 @@ BUNDLE = "loopfm"
 SECRET_NAMES = ("password", "jwt", "session", "fernet")
 SPARK_POOL, TRAINER_POOL = "spark", "trainer"
 POOLS = {
-    SPARK_POOL: "one Spark driver at a time, of daily runs and backfills together",
-    TRAINER_POOL: "one training at a time, besides those of a comparison of arms, which holds the Spark slot",
+    SPARK_POOL: "Spark drivers at once, of daily runs and backfills together",
+    TRAINER_POOL: "one training, or comparison of arms, at a time; a comparison that starts Spark holds its slot",
 }
 
 
@@ -88,7 +88,7 @@ class Site:
         bundle = {"name": BUNDLE, "classpath": "dags.bundle.ProjectsBundle", "kwargs": {"refresh_interval": 10}}
         defaults = {
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__PARALLELISM": "8",
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
@@ -103,7 +103,7 @@ class Site:
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.folder / "logs"),
             "AIRFLOW__SCHEDULER__ENABLE_TRACEMALLOC": "False",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 4.0
 ENDED = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -40,31 +40,56 @@ def start(
 
 def follow(api: AirflowApi, dag_id: str, run_id: str, say: Callable[[str], None] = print) -> str:
     """Print tasks as they start and end until the run has ended; its state."""
-    return follow_all(api, {dag_id: run_id}, say)[dag_id]
+    return Follower(api, {dag_id: run_id}, say).ended()[dag_id]
 
 
-def follow_all(api: AirflowApi, runs: dict[str, str], say: Callable[[str], None] = print) -> dict[str, str]:
-    """Follow one run of each Dag at once, until all have ended; the state of each Dag's run."""
-    begun = time.monotonic()
-    shown: dict[tuple[str, str, int, int], str] = {}
-    ended: dict[str, str] = {}
-    while True:
-        for dag_id in [dag_id for dag_id in runs if dag_id not in ended]:
-            state = str(api.run(dag_id, runs[dag_id])["state"])
-            for task in api.tasks(dag_id, runs[dag_id]):
-                key = (dag_id, task["task_id"], task["map_index"], task["try_number"])
-                now = str(task["state"])
-                if shown.get(key) != now and now in ("running", "awaiting_input", *ENDED):
-                    say(f"[{time.monotonic() - begun:6.1f} s] {_line(dag_id, task)}")
-                shown[key] = now
-            if state in FINISHED:
-                ended[dag_id] = state
-        if len(ended) == len(runs):
-            return ended
+class Follower:
+    """Prints what the tasks of several runs do until it has seen what it waits for.
+
+    Args:
+        api: the Airflow that runs them.
+        runs: Dag -> its run; more may be added between two waits.
+        say: where lines go.
+    """
+
+    def __init__(self, api: AirflowApi, runs: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+        self.runs = dict(runs)
+        self._api, self._say = api, say
+        self._begun = time.monotonic()
+        self._shown: dict[tuple[str, str, int, int], str] = {}
+        self._ended: dict[str, str] = {}
+        self._tasks: dict[tuple[str, str], str] = {}
+
+    def ended(self) -> dict[str, str]:
+        """Wait until all runs have ended; the state of each Dag's run."""
+        while len(self._ended) < len(self.runs):
+            self._look()
+        return dict(self._ended)
+
+    def succeeded(self, dag_id: str, task_id: str) -> bool:
+        """Wait until a task has succeeded; False when it, or its run, ended otherwise."""
+        while dag_id not in self._ended and self._tasks.get((dag_id, task_id)) not in ENDED:
+            self._look()
+        return self._tasks.get((dag_id, task_id)) == "success"
+
+    def _look(self) -> None:
         time.sleep(POLL_SECONDS)
+        for dag_id in [dag_id for dag_id in self.runs if dag_id not in self._ended]:
+            state = str(self._api.run(dag_id, self.runs[dag_id])["state"])
+            for task in self._api.tasks(dag_id, self.runs[dag_id]):
+                self._show(dag_id, task)
+            if state in FINISHED:
+                self._ended[dag_id] = state
+
+    def _show(self, dag_id: str, task: Mapping[str, Any]) -> None:
+        key = (dag_id, task["task_id"], task["map_index"], task["try_number"])
+        now = str(task["state"])
+        if self._shown.get(key) != now and now in ("running", "awaiting_input", *ENDED):
+            self._say(f"[{time.monotonic() - self._begun:6.1f} s] {_line(dag_id, task)}")
+        self._shown[key] = self._tasks[dag_id, task["task_id"]] = now
 
 
-def _line(dag_id: str, task: dict[str, Any]) -> str:
+def _line(dag_id: str, task: Mapping[str, Any]) -> str:
     place = f"[{task['map_index']}]" if task["map_index"] >= 0 else ""
     seconds = f" after {task['duration']:.1f} s" if task["duration"] and task["state"] != "running" else ""
     return f"{dag_id} {task['task_id']}{place}: {task['state']}{seconds}"

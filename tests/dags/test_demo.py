@@ -28,7 +28,7 @@ demo(Site(Path(home), int(one), int(two)), Path(home, "conf", "small.yaml"))
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_demo_ends_with_the_arms_and_leaves_nothing_running(tmp_path: Path) -> None:
-    raw = loop_world.raw_settings(name="small")
+    raw = loop_world.daily_settings(name="small")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "small.yaml").write_text(yaml.safe_dump(raw))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MLFLOW_TRACKING"))}

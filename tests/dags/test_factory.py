@@ -57,7 +57,12 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     trainers = {task.task_id for task in project_dags(str(project_file))["small_fm"].tasks if task.pool == "trainer"}
     assert "train_fm" in trainers
     vm = {task.task_id: task.pool for task in project_dags(str(project_file))["small_vm_feed"].tasks}
-    assert (vm["train_vm"], vm["compare"]) == ("trainer", "spark"), "it writes what an FM on batch features reads"
+    assert (vm["train_vm"], vm["compare"]) == ("trainer", "trainer")
+    seen = yaml.safe_load(project_file.read_text())
+    seen["dataset"]["fm_features"].append("item_clicks")
+    project_file.write_text(yaml.safe_dump(seen))
+    compare = project_dags(str(project_file))["small_vm_feed"].get_task("compare")
+    assert compare.pool == "spark", "it writes what an FM on batch features reads"
     order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
     for before, after in zip(order, [*order[1:], "score"], strict=True):
         assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
@@ -117,7 +122,8 @@ def test_what_a_chunk_that_was_tried_again_left_stale_is_written_before_anything
     backfill, fm = (dags[name].get_task("write_rest").arguments for name in ("small_backfill", "small_fm"))
     assert backfill == ["--from", "{{ params.first }}", "--to", "{{ params.last }}"]
     assert ("first_output" in fm[1], "last_output" in fm[3]) == (True, True)
-    assert {"feed.has_champion", "shop.has_champion"} <= dags["small_fm"].get_task("write_rest").downstream_task_ids
+    assert "champions" in dags["small_fm"].get_task("write_rest").downstream_task_ids
+    assert {"feed.has_champion", "shop.has_champion"} <= dags["small_fm"].get_task("champions").downstream_task_ids
 
 
 def test_a_broken_file_breaks_its_own_dags_only(bundle: ProjectsBundle, project_file: Path) -> None:

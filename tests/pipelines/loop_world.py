@@ -15,6 +15,7 @@ CONF = Path(__file__).parents[2] / "conf/demo.yaml"
 FIRST, LAST = "2026-01-01", "2026-01-07"
 KNOWN = "2026-01-08"
 """Once it has closed, all labels of the last partition are known; it holds no rows itself."""
+NEXT = "2026-01-09"
 
 WORLD = {"start": FIRST, "days": 7, "rows_per_day": 3000, "users": 200, "items": 60}
 WINDOWS = {
@@ -37,6 +38,13 @@ def raw_settings(**dataset: Any) -> dict[str, Any]:
     raw["gate"] = {"min_positives": 50, "calibration_low": 0.5, "calibration_high": 2.0}
     raw["fm"]["train"]["epochs"] = 1
     raw["vm"]["base"]["train"]["epochs"] = 1
+    return raw
+
+
+def daily_settings(**dataset: Any) -> dict[str, Any]:
+    """``raw_settings`` of a world that goes on to ``NEXT``: what the demo's Dags train on ends a day before."""
+    raw = raw_settings(**dataset)
+    raw["dataset"]["source"]["world"]["days"] = 9
     return raw
 
 
