@@ -17,7 +17,7 @@ env: ## make or renew .venv and the cache of Delta's jars
 
 demo: export LOOPFM_SPARK_MEMORY ?= 1g
 demo test: export LOOPFM_SPARK_JAVA_OPTIONS ?= -XX:TieredStopAtLevel=1
-demo: export OMP_NUM_THREADS ?= 1
+demo test: export OMP_NUM_THREADS ?= 1
 
 demo: env ## run the whole loop on a generated world through Airflow; at a terminal it stays up, make down ends it
 	@$(BIN)/python -m pipelines.orchestration demo

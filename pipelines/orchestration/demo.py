@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from feature_store.clocks import DAY_MS
@@ -87,7 +87,8 @@ def _slots(api: AirflowApi, name: str, slots: int) -> Iterator[None]:
     try:
         yield
     finally:
-        api.call("PATCH", path, settings)
+        with suppress(StepError):  # of an Airflow that has died, the first error is the one to read
+            api.call("PATCH", path, settings)
 
 
 def _require_success(api: AirflowApi, ended: Mapping[str, str]) -> None:
