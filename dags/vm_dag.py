@@ -7,10 +7,12 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, PokeReturnValue, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from dags.project import UNTIL_PARAM, Project
 from dags.runner import part_of
 from dags.timetable import cadence
+from pipelines.errors import StepError
 
 DOC = """Trains the vertical's recipe on the newest window, in its champion's space, and puts it through the gate.
 
@@ -103,7 +105,10 @@ def _wait(project: Project, vertical: str) -> Any:
         from pipelines.orchestration.readiness import features_ready
 
         part = part_of(project.path, get_current_context(), newest_closed=True)
-        reason = features_ready(project.path, vertical, part)
+        try:
+            reason = features_ready(project.path, vertical, part)
+        except StepError as error:
+            raise AirflowFailException(str(error)) from error
         print(reason or f"features are written up to {part}")
         return PokeReturnValue(is_done=reason is None, xcom_value=part)
 

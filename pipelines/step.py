@@ -116,7 +116,8 @@ def commit(
     """Build one frame and commit it; returns the Delta version written."""
     parts = attempt.parts
     where = f"{parts[0]} .. {parts[-1]}" if len(parts) > 1 else parts[0]
-    with timed(context.progress, f"{attempt.step.name}: {attempt.table} {''.join(attempt.scope.values())} {where}"):
+    what = " ".join([attempt.table, *attempt.scope.values(), where])
+    with timed(context.progress, f"{attempt.step.name}: {what}"):
         with _BUILDING:
             frame = build()
         return context.store.commit(attempt, frame, rejected)

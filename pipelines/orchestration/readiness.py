@@ -25,12 +25,24 @@ def source_ready(config: ProjectConfig, part: str, now: datetime | None = None) 
 
 
 def features_ready(conf: str, vertical: str, part: str) -> str | None:
-    """None once the features that VMs of ``vertical`` read are written up to ``part``; else what is missing."""
+    """None once the features that VMs of ``vertical`` read are written up to ``part``; else what is missing.
+
+    Raises:
+        StepError: they never will be: ``part`` lies before what the FM of their space may write.
+    """
     from pipelines.context import RunContext
+    from pipelines.errors import StepError
     from pipelines.orchestration.windows import vm_space
+    from pipelines.write_range import own_parts
 
     context = RunContext.load(conf)
     space = vm_space(context, vertical)
+    if not own_parts(context, space, [part]):
+        first = context.dataset.clock.part_of(space.fm_train_cutoff)
+        raise StepError(
+            f"{vertical}: space {space.space_id} will have no features of {part}: they begin at {first}, where the "
+            "windows of its FM end; choose a later partition"
+        )
     entry = context.store.ledger.coverage("features", {"space_id": space.space_id}).get(part)
     state = "missing" if entry is None else entry.state
     return None if state == "done" else f"features of space {space.space_id} {part}: {state}"

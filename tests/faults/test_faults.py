@@ -41,7 +41,7 @@ def same(left: Runs, right: Runs) -> bool:
 @pytest.mark.parametrize(
     ("kind", "line", "error"),
     [
-        (TASK, "examples 2026-01-01 .. 2026-01-07 ...", ""),
+        (TASK, "ingest: examples 2026-01-01 .. 2026-01-08 ...", ""),
         (TASK, "train-fm: 2 + 1 partitions", ""),
         (JVM, "infer: fm_outputs", "LostProcessError: infer of "),
         (WORKER, "infer: fm_outputs", "a Python worker was killed"),

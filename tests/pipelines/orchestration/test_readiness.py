@@ -7,10 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from pyarrow import fs
 
+from feature_store.spaces import SpaceRecord
 from pipelines.config import ProjectConfig, parse_config
-from pipelines.orchestration.readiness import source_ready
+from pipelines.context import RunContext
+from pipelines.errors import StepError
+from pipelines.orchestration.readiness import features_ready, source_ready
 from tests.pipelines import loop_world
 
 PART = "2026-01-09"
@@ -50,3 +54,20 @@ def test_a_marker_on_an_object_store_is_found_by_either_spelling(scheme: str, mo
     monkeypatch.setenv("LOOPFM_DATA", f"{scheme}://loopfm/data")
     assert str(source_ready(project("${LOOPFM_DATA}/{part}/_SUCCESS"), PART, CLOSED)).endswith("is not there yet")
     assert asked == [f"s3://loopfm/data/{PART}/_SUCCESS"]
+
+
+def test_a_partition_that_its_space_never_holds_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPFM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    conf = tmp_path / "test.yaml"
+    conf.write_text(yaml.safe_dump(loop_world.raw_settings()))
+    context = RunContext.load(conf)
+    cutoff = context.dataset.clock.start(PART)
+    context.spaces.add(SpaceRecord("fm-1", "in-1", cutoff, 0, ["feed", "shop"], 16, 4, [], "", "", ""))
+    assert features_ready(str(conf), "feed", PART) == f"features of space fm-1 {PART}: missing"
+    with pytest.raises(
+        StepError, match=r"feed: space fm-1 will have no features of 2026-01-08: they begin at 2026-01-09"
+    ):
+        features_ready(str(conf), "feed", "2026-01-08")
