@@ -62,7 +62,7 @@ def _score_vertical(context: RunContext, vertical: str, part: str) -> list[LiveF
         return []
     if not (due := _due(context, vertical, champion, part)):
         return []
-    from pipelines.evaluate import registered_scores  # torch, which most hours have nothing for
+    from pipelines.evaluate import registered_scores  # imports torch: seconds that most runs save
 
     found = []
     for own in due:

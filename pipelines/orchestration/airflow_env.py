@@ -24,7 +24,7 @@ BUNDLE = "loopfm"
 SECRET_NAMES = ("password", "jwt", "session", "fernet")
 SPARK_POOL, TRAINER_POOL = "spark", "trainer"
 POOLS = {
-    SPARK_POOL: "Spark drivers at once, of daily runs and backfills together",
+    SPARK_POOL: "Spark drivers at once: daily runs and backfills share them",
     TRAINER_POOL: "one training, or comparison of arms, at a time; a comparison that starts Spark holds its slot",
 }
 
