@@ -31,7 +31,7 @@ down: env ## end what make up started
 airflow: env ## run Airflow's own command line: make airflow ARGS="dags list"
 	@$(BIN)/python -m pipelines.orchestration airflow $(ARGS)
 
-test: env ## run the tests (12 to 18 minutes on 2 cores)
+test: env ## run the tests (about 12 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2
 
 test-slow: env ## run the proofs that take minutes each
