@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import ValidationError
 
 from feature_store.config import AsOfFeature, DatasetConfig, EventList, FeatureColumn, Name, Strict, WithinImpression
-from feature_store.spaces import SpaceRecord
 from models.config import FmConfig
 from pipelines.digest import digest
 from pipelines.errors import StepError
 
 if TYPE_CHECKING:
+    from feature_store.spaces import SpaceRecord
     from pipelines.context import RunContext
 
 Declared = TypeVar("Declared", AsOfFeature, EventList)

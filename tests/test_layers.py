@@ -25,6 +25,12 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_looking_for_champions_imports_no_torch() -> None:
+    code = "import sys; import pipelines.live; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_the_layers_hold() -> None:
     result = _lint(ROOT)
     assert result.returncode == 0, result.stdout

@@ -38,10 +38,10 @@ def features_ready(conf: str, vertical: str, part: str) -> str | None:
     context = RunContext.load(conf)
     space = vm_space(context, vertical)
     if not own_parts(context, space, [part]):
-        first = context.dataset.clock.part_of(space.fm_train_cutoff)
+        last = context.dataset.clock.part_of(space.fm_train_cutoff - 1)
         raise StepError(
-            f"{vertical}: space {space.space_id} will have no features of {part}: they begin at {first}, where the "
-            "windows of its FM end; choose a later partition"
+            f"{vertical}: space {space.space_id} will have no features of {part}: they begin after {last}, up to which "
+            "its FM has seen rows or labels; choose a later partition"
         )
     entry = context.store.ledger.coverage("features", {"space_id": space.space_id}).get(part)
     state = "missing" if entry is None else entry.state

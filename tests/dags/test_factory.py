@@ -17,6 +17,7 @@ from dags.bundle import ProjectsBundle
 from dags.factory import project_dags
 from dags.timetable import EveryPartitions
 from pipelines.config import load_config
+from pipelines.orchestration.demo import LAST_WRITE, OF_A_SPACE
 from tests.pipelines import loop_world
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ def test_one_step_is_one_task_in_the_pool_of_what_it_loads(project_file: Path) -
     order = ["wait", "check", "ingest", "fm_inputs", "raw_segments", "space.infer", "space.segments", "space.features"]
     for before, after in zip(order, [*order[1:], "score"], strict=True):
         assert after in dag.get_task(before).get_flat_relative_ids(upstream=False)
+    assert OF_A_SPACE in pools, "the demo asks for it"
 
 
 def test_champions_are_scored_before_anything_retrains(project_file: Path) -> None:
@@ -122,6 +124,7 @@ def test_what_a_chunk_that_was_tried_again_left_stale_is_written_before_anything
     backfill, fm = (dags[name].get_task("write_rest").arguments for name in ("small_backfill", "small_fm"))
     assert backfill == ["--from", "{{ params.first }}", "--to", "{{ params.last }}"]
     assert ("first_output" in fm[1], "last_output" in fm[3]) == (True, True)
+    assert LAST_WRITE == "write_rest", "the demo goes on from there"
     assert "champions" in dags["small_fm"].get_task("write_rest").downstream_task_ids
     assert {"feed.has_champion", "shop.has_champion"} <= dags["small_fm"].get_task("champions").downstream_task_ids
 

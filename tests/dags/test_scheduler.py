@@ -208,7 +208,7 @@ def test_a_held_challenger_waits_for_a_person(live: Live) -> None:
 
 
 def test_bad_settings_fail_at_once_and_say_why(live: Live) -> None:
-    reasons = {DAYS[0]: ("wait", "choose a later partition"), DAYS[4]: ("train_vm", "loopfm backfill")}
+    reasons = {DAYS[0]: ("wait", "choose a later partition"), DAYS[5]: ("train_vm", "loopfm backfill")}
     for part, (task_id, advice) in reasons.items():
         run_id = start(live.api, "live_vm_shop", {"part": part})
         assert follow(live.api, "live_vm_shop", run_id) == "failed"

@@ -14,8 +14,9 @@ from pipelines.windows import RunWindows, run_windows
 CONF = Path(__file__).parents[2] / "conf/demo.yaml"
 FIRST, LAST = "2026-01-01", "2026-01-07"
 KNOWN = "2026-01-08"
-"""Once it has closed, all labels of the last partition are known; it holds no rows itself."""
+"""Once it has closed, all labels of the last partition are known; it holds rows only in ``daily_settings``."""
 NEXT = "2026-01-09"
+"""The last day of ``daily_settings``."""
 
 WORLD = {"start": FIRST, "days": 7, "rows_per_day": 3000, "users": 200, "items": 60}
 WINDOWS = {

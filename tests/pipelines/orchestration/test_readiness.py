@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from pyarrow import fs
 
+from feature_store.clocks import HOUR_MS
 from feature_store.spaces import SpaceRecord
 from pipelines.config import ProjectConfig, parse_config
 from pipelines.context import RunContext
@@ -64,10 +66,10 @@ def test_a_partition_that_its_space_never_holds_is_not_waited_for(
     conf = tmp_path / "test.yaml"
     conf.write_text(yaml.safe_dump(loop_world.raw_settings()))
     context = RunContext.load(conf)
-    cutoff = context.dataset.clock.start(PART)
-    context.spaces.add(SpaceRecord("fm-1", "in-1", cutoff, 0, ["feed", "shop"], 16, 4, [], "", "", ""))
-    assert features_ready(str(conf), "feed", PART) == f"features of space fm-1 {PART}: missing"
-    with pytest.raises(
-        StepError, match=r"feed: space fm-1 will have no features of 2026-01-08: they begin at 2026-01-09"
-    ):
-        features_ready(str(conf), "feed", "2026-01-08")
+    start = context.dataset.clock.start(PART)
+    space = SpaceRecord("fm-1", "in-1", start - HOUR_MS, 0, ["feed", "shop"], 16, 4, [], "", "", "")
+    for cutoff in (start - HOUR_MS, start):
+        context.spaces.add(replace(space, fm_train_cutoff=cutoff))
+        assert features_ready(str(conf), "feed", PART) == f"features of space fm-1 {PART}: missing"
+        with pytest.raises(StepError, match=r"no features of 2026-01-08: they begin after 2026-01-08, .* a later part"):
+            features_ready(str(conf), "feed", "2026-01-08")
