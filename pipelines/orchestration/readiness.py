@@ -31,18 +31,11 @@ def features_ready(conf: str, vertical: str, part: str) -> str | None:
         StepError: they never will be: ``part`` lies before what the FM of their space may write.
     """
     from pipelines.context import RunContext
-    from pipelines.errors import StepError
-    from pipelines.orchestration.windows import vm_space
-    from pipelines.write_range import own_parts
+    from pipelines.orchestration.windows import require_own, vm_space
 
     context = RunContext.load(conf)
     space = vm_space(context, vertical)
-    if not own_parts(context, space, [part]):
-        last = context.dataset.clock.part_of(space.fm_train_cutoff - 1)
-        raise StepError(
-            f"{vertical}: space {space.space_id} will have no features of {part}: they begin after {last}, up to which "
-            "its FM has seen rows or labels; choose a later partition"
-        )
+    require_own(context, vertical, space, part)
     entry = context.store.ledger.coverage("features", {"space_id": space.space_id}).get(part)
     state = "missing" if entry is None else entry.state
     return None if state == "done" else f"features of space {space.space_id} {part}: {state}"

@@ -15,6 +15,7 @@ from pipelines.ingest import EXAMPLES, LABELS
 from pipelines.maturity import label_states, mature
 from pipelines.registry import CHAMPION
 from pipelines.step import TableStep
+from pipelines.write_range import own_parts
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
 
     Raises:
         StepError: no partition is mature, or one of the windows was not written or was with other settings; names it
-            and the command to run.
+            and the command to run. Or the windows reach back to before the space: ``until`` is too early.
     """
+    require_own(context, vertical, space, until)
     clock, done = context.dataset.clock, _done(context, "features", {"space_id": space.space_id}, until)
     if not done:
         raise StepError(f"{vertical}: no features of space {space.space_id} up to {until}; {_backfill(context, until)}")
@@ -53,6 +55,7 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
         raise StepError(f"{vertical}: no partition up to {until} is mature yet: labels become known later")
     lengths = [_count(context, name) for name in ("vm_train", "vm_validation", "test")]
     windows = _cut(context, known[-1], lengths)
+    require_own(context, f"{vertical}, trained on {windows.parts[0]} .. {windows.parts[-1]}", space, windows.parts[0])
     missing = sorted(set(windows.parts) - set(done))
     if missing:
         raise StepError(
@@ -63,6 +66,20 @@ def vm_windows(context: RunContext, vertical: str, space: SpaceRecord, until: st
     read = [(FEATURES, own), (HISTORIES, own), (HISTORIES, {"space_id": RAW_SPACE})]
     _require_declared(context, f"a VM of {vertical}", windows.parts, read)
     return windows
+
+
+def require_own(context: RunContext, what: str, space: SpaceRecord, part: str) -> None:
+    """Raises:
+    StepError: ``part`` lies before what the space's FM may write (design rule 5), so that no backfill can bring it;
+        names ``what`` wants it and where the space begins.
+    """
+    if own_parts(context, space, [part]):
+        return
+    last = context.dataset.clock.part_of(space.fm_train_cutoff - 1)
+    raise StepError(
+        f"{what}: space {space.space_id} will have no features of {part}: they begin after {last}, up to which its FM "
+        "has seen rows or labels; choose a later partition"
+    )
 
 
 def fm_windows(context: RunContext, until: str) -> TrainingWindows:

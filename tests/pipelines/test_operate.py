@@ -40,10 +40,17 @@ def test_a_vm_trains_on_the_newest_mature_window(loop: Loop) -> None:
     assert (windows.train, windows.validation, windows.test) == (
         ["2026-01-04", "2026-01-05"], ["2026-01-06"], ["2026-01-07"],
     )  # fmt: skip
-    with pytest.raises(StepError, match=r"no features of space .* up to 2026-01-02; run `loopfm backfill"):
+    early = (
+        r"feed: space .* will have no features of 2026-01-02: they begin after 2026-01-03, .* choose a later partition"
+    )
+    with pytest.raises(StepError, match=early):
         vm_windows(context, "feed", space, "2026-01-02")
-    with pytest.raises(StepError, match=r"feed: a VM of space .* needs features of 2026-01-0\d .. .* are missing from"):
+    early = r"feed, trained on 2026-01-0\d .. .*: space .* will have no features of 2026-01-0\d: .* choose a later"
+    with pytest.raises(StepError, match=early):
         vm_windows(context, "feed", space, "2026-01-05")
+    wider = replace(space, fm_train_cutoff=context.dataset.clock.start("2026-01-01"))
+    with pytest.raises(StepError, match=r"features of 2026-01-0\d .. .* are missing from .*; run `loopfm backfill"):
+        vm_windows(context, "feed", wider, "2026-01-05")
 
 
 def test_an_fm_trains_one_vm_window_back(loop: Loop) -> None:
