@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import urllib.request
+from datetime import timedelta
 from http.client import HTTPException
 from typing import Any
 
@@ -13,7 +15,7 @@ from airflow.sdk import BaseNotifier
 
 from dags.runner import VerbOperator
 from pipelines.config import load_config
-from pipelines.orchestration.partition_key import follows_clock
+from pipelines.orchestration.partition_key import SCHEDULED
 
 ALARM_SETTING = "LOOPFM_ALARM_URL"
 log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ class AlarmNotifier(BaseNotifier):
             log.error("%s: the alarm could not be sent: %s", ALARM_SETTING, error)
 
     async def async_notify(self, context: Any) -> None:
-        """The same from the triggerer, where missed deadlines are handled."""
-        self.notify(context)
+        """The same from the triggerer, where missed deadlines are handled and a slow receiver must hold up nothing."""
+        await asyncio.to_thread(self.notify, context)
 
 
 def failure_alarm() -> AlarmNotifier:
@@ -54,7 +56,8 @@ def failure_alarm() -> AlarmNotifier:
 class WatchOperator(VerbOperator):
     """Step ``watch``: sends what it finds; the run itself goes on, since its rows are good.
 
-    Only a run that readers wait for can publish late: it gets ``--live``.
+    Only a run that readers wait for can publish late: it gets ``--live``. That is a scheduled one made within
+    ``schedule.late`` of its partition's end, also where the run before or an outage held it up.
     """
 
     def execute(self, context: Any) -> Any:
@@ -66,8 +69,6 @@ class WatchOperator(VerbOperator):
         return facts
 
     def _arguments(self, context: Any) -> list[str]:
-        run, dataset = context["dag_run"], load_config(self.conf).dataset
-        live = run.start_date is not None and follows_clock(
-            dataset.clock.grain_ms, dataset.lag, run.run_type, run.run_after, run.start_date
-        )
+        run, late = context["dag_run"], load_config(self.conf).schedule.late
+        live = run.run_type == SCHEDULED and run.start_date - run.run_after < timedelta(milliseconds=late)
         return [*super()._arguments(context), *(["--live"] if live else [])]

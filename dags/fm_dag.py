@@ -12,6 +12,8 @@ from dags.timetable import cadence
 from dags.vm_dag import gate_steps
 
 CHAMPIONS = "champions"
+OFFERED = "{{ (ti.xcom_pull(task_ids='train_fm') or {}).get('space', '') }}"
+"""The new space; none where the FM's training failed, of which this task must not tell a second time."""
 DOC = """Trains a new FM one VM window back, opens its space and fills it; no VM changes until a person says so.
 
 Both spaces are written from then on. Each vertical with a champion gets a challenger on the new space, compared with
@@ -39,7 +41,7 @@ def fm_dag(project: Project) -> DAG:
         )
         close = project.step(
             "close-spaces", "Spaces that nobody names any more; the new one too, if no champion took it.",
-            "--offered", space, trigger_rule="all_done",
+            "--offered", OFFERED,
         )  # fmt: skip
         change = project.step(
             "align", "Drift to the champions' space, maps, and what keeping, aligning or backfilling costs.",
@@ -50,7 +52,7 @@ def fm_dag(project: Project) -> DAG:
         written >> champions >> _has_champion(project.config.dataset.heads) >> change >> close
         for vertical in project.config.dataset.heads:
             champions >> _hand_over(project, vertical, space) >> close
-        close.as_teardown()
+        close.as_teardown(on_failure_fail_dagrun=True)
     return dag
 
 

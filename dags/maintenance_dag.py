@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
 
 from dags.project import Project
+from dags.timetable import cron_cadence
 
 DOC = """Closes spaces that nobody names, merges small files of closed partitions, and removes files that no champion,
 rollback target or challenger was trained on; then the report.
@@ -15,7 +16,7 @@ rollback target or challenger was trained on; then the report.
 
 def maintenance_dag(project: Project) -> DAG:
     """close-spaces, maintain, report."""
-    schedule = CronTriggerTimetable(project.config.schedule.maintenance, timezone="UTC")
+    schedule = cron_cadence(project.config.schedule.maintenance)
     with project.dag("maintenance", DOC, schedule=schedule) as dag:
         close = project.step("close-spaces", "Spaces that no champion, rollback target or challenger names.")
         maintain = project.step("maintain", "Compaction of closed partitions, expiry of closed spaces, vacuum.")

@@ -16,6 +16,10 @@ from feature_store.clocks import DAY_MS, PartitionClock
 from pipelines.orchestration.partition_key import closed_part, cron_of, instant_ms, key_format
 from pipelines.schedule_config import partitions_between
 
+NEVER_AT_ONCE = timedelta(0)
+"""For ``run_immediately``: ``False`` still makes up the tick before, for a tenth of the cadence after it (Airflow 3.3,
+``_calc_first_run``, against its own docstring), so that a Dag that is switched on at 01:05 would run for 01:00."""
+
 
 class PartitionTimetable(CronPartitionTimetable):
     """Runs of one data set's partitions; the key of a run is its partition's name.
@@ -32,7 +36,9 @@ class PartitionTimetable(CronPartitionTimetable):
     """
 
     def __init__(self, clock: PartitionClock, back_ms: int = 0) -> None:
-        super().__init__(cron_of(clock), timezone="UTC", run_offset=-1, key_format=key_format(clock))
+        super().__init__(
+            cron_of(clock), timezone="UTC", run_offset=-1, key_format=key_format(clock), run_immediately=NEVER_AT_ONCE
+        )
         self.clock, self.back_ms = clock, back_ms
 
     def serialize(self) -> dict[str, Any]:
@@ -117,7 +123,12 @@ class EveryPartitions(DeltaTriggerTimetable):
 def cadence(text: str, clock: PartitionClock) -> CronTriggerTimetable | EveryPartitions:
     """The timetable of a setting such as ``schedule.train_fm``."""
     count = partitions_between(text)
-    return CronTriggerTimetable(text, timezone="UTC") if count is None else EveryPartitions(clock, count)
+    return cron_cadence(text) if count is None else EveryPartitions(clock, count)
+
+
+def cron_cadence(text: str) -> CronTriggerTimetable:
+    """A run at every tick of a cron expression in UTC that is still to come."""
+    return CronTriggerTimetable(text, timezone="UTC", run_immediately=NEVER_AT_ONCE)
 
 
 def _instant(milliseconds: int) -> datetime:

@@ -53,7 +53,7 @@ def compare_options(parser: ArgumentParser) -> None:
 
 def close_options(parser: ArgumentParser) -> None:
     """Options of ``close-spaces``."""
-    parser.add_argument("--offered", metavar="ID", help="a new space: closed too, unless a champion took it")
+    parser.add_argument("--offered", metavar="ID", help="a new space, or none: closed too if no champion took it")
 
 
 def _required_range(parser: ArgumentParser) -> None:
@@ -170,7 +170,7 @@ def close_spaces(options: Namespace) -> Facts:
     """Close what nobody names."""
     from pipelines.upkeep import close_spaces as step
 
-    closed = step(context_of(options), options.offered)
+    closed = step(context_of(options), options.offered or None)
     print(f"closed: {', '.join(closed) or 'none'}")
     return {"closed": closed}
 

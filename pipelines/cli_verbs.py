@@ -40,7 +40,7 @@ def _run_range(context: RunContext, options: Namespace) -> tuple[str, str]:
     return run_range(context, options.first, options.last)
 
 
-def check(options: Namespace) -> None:
+def check(options: Namespace) -> Facts:
     """Profile of the source."""
     from feature_store.profile import profile
     from pipelines.ingest import attempted_check
@@ -51,10 +51,12 @@ def check(options: Namespace) -> None:
         raise ConfigError(f"{given}: got no --from; give it too, or leave {given} out to read the whole source")
     if not options.first:
         print(profile(context.spark, context.dataset, None))
-        return
+        return None
     parts = parts_of(context, options)
     with attempted_check(context, parts, options.record):
-        print(profile(context.spark, context.dataset, parts))
+        found = profile(context.spark, context.dataset, parts)
+        print(found)
+    return {"rows": found.accepted, "rejected": found.rejected, "late": found.late, "reasons": found.reasons}
 
 
 def plan(options: Namespace) -> None:

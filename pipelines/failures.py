@@ -110,6 +110,13 @@ def annotate(error: BaseException, parts: Sequence[str], run_id: str, found: Seq
     error.add_note(ADVICE + advice(error))
 
 
+def remark(error: BaseException, text: str) -> None:
+    """Add one more note to an annotated error, above the advice, which stays its last line."""
+    error.add_note(text)
+    notes = error.__notes__
+    notes.sort(key=lambda note: note.startswith(ADVICE))
+
+
 def advice(error: BaseException) -> str:
     """What to do about an error, in one sentence."""
     for kind, text in _ADVICE:

@@ -12,7 +12,7 @@ from feature_store.commits import Attempt, Pin, StepInfo
 from feature_store.errors import FeatureStoreError
 from pipelines.context import RunContext
 from pipelines.digest import digest
-from pipelines.failures import explained
+from pipelines.failures import explained, remark
 from pipelines.progress import timed
 
 if TYPE_CHECKING:
@@ -166,5 +166,5 @@ def attempted(context: RunContext, *attempts: Attempt) -> Iterator[None]:
                 if context.store.ledger.version_of(attempt.token) is None:
                     context.store.fail(attempt, f"{type(error).__name__}: {error}"[:2000])
         except (FeatureStoreError, OSError) as silent:  # such as on a full disk
-            error.add_note(f"the ledger could not be told: {silent}")
+            remark(error, f"the ledger could not be told: {silent}")
         raise

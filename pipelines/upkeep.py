@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from feature_store.config import RAW_SPACE
+from feature_store.errors import ContractError, MissingInputError
 from feature_store.retention import compact, expire, merge_log, vacuum
 from pipelines.context import RunContext
+from pipelines.errors import StepError
 from pipelines.features import FEATURES, HISTORIES
 from pipelines.infer import FM_OUTPUTS
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
@@ -15,6 +17,7 @@ from pipelines.segments import SEGMENTS
 
 ALIASES = (CHAMPION, ROLLBACK, CHALLENGER)
 VERSION_TAG = "loopfm.version."
+GATE_TAG = "loopfm.gate"
 SPACE_STEPS = (FM_OUTPUTS, SEGMENTS, HISTORIES, FEATURES)
 TABLES = ("examples", "labels", "past_events", "quarantine", "partials", "fm_inputs", *(s.table for s in SPACE_STEPS))
 LOGS = ("evaluations", "spaces", "ledger")
@@ -34,9 +37,9 @@ def close_spaces(context: RunContext, offered: str | None = None) -> list[str]:
 
     Args:
         context: the project.
-        offered: a new space whose hand-over has ended: where there are champions, one of its VMs met the gate and none
-            took over, it is closed too. Where none came as far, such as after a failed backfill, it stays: that run may
-            be cleared and go on.
+        offered: a new space whose hand-over has ended: where each vertical with a champion has met the gate with a VM
+            of it and none took over, it is closed too. Where one did not come as far, such as after a failed training,
+            it stays: that run may be cleared and go on.
 
     Returns:
         Ids of the spaces that were closed.
@@ -54,9 +57,10 @@ def close_spaces(context: RunContext, offered: str | None = None) -> list[str]:
 
 
 def pinned_versions(context: RunContext) -> dict[str, set[int]]:
-    """Table -> Delta versions that the needed models were trained on, their FMs included."""
+    """Table -> Delta versions that the needed models, and those a person may still approve, were trained on, their FMs
+    included."""
     pinned: defaultdict[str, set[int]] = defaultdict(set)
-    models = needed_models(context)
+    models = [*needed_models(context), *_promotable(context)]
     runs = [model.run_id for model in models]
     runs += [context.spaces.get(model.tags["loopfm.space"]).run_id for model in models]
     for run_id in runs:
@@ -72,9 +76,12 @@ def maintain(context: RunContext) -> dict[str, int]:
 
     Returns:
         Files merged, removed and partitions expired, by name.
+
+    Raises:
+        StepError: a table keeps its old files, since a version that a model names can no longer be told; names it.
     """
     counts = {"expired_partitions": _expire_closed(context), "merged_files": 0, "removed_files": 0}
-    pinned = pinned_versions(context)
+    pinned, refused = pinned_versions(context), []
     for table in TABLES:
         if not context.store.exists(table):
             continue
@@ -82,11 +89,16 @@ def maintain(context: RunContext) -> dict[str, int]:
             done = [part for part, entry in context.store.ledger.coverage(table, scope).items() if entry.done]
             if len(done) > 1:
                 counts["merged_files"] += compact(context.store, table, scope, done[:-1])
-        counts["removed_files"] += len(vacuum(context.store, table, pinned.get(table, ())))
+        try:
+            counts["removed_files"] += len(vacuum(context.store, table, pinned.get(table, ())))
+        except (ContractError, MissingInputError) as error:  # of this table's pins: the others want their upkeep too
+            refused.append(str(error))
         context.progress(f"maintain: {table}: {counts}")
     for table in LOGS:
         if context.store.exists(table):
             counts["merged_files"] += merge_log(context.store, table)
+    if refused:
+        raise StepError(f"all else is done, but nothing was removed of {len(refused)} tables: {'; '.join(refused)}")
     return counts
 
 
@@ -95,9 +107,26 @@ def _spaces_of(context: RunContext, aliases: Sequence[str]) -> set[str]:
 
 
 def _was_judged(context: RunContext, space_id: str) -> bool:
-    """Whether the gate has a verdict on a VM of this space."""
-    models = [model for v in context.dataset.heads for model in context.registry.models(context.vm_name(v))]
-    return any(model.tags.get("loopfm.space") == space_id and "loopfm.gate" in model.tags for model in models)
+    """Whether the gate has a verdict on a VM of this space for every vertical with a champion to hand over."""
+    names = [context.vm_name(vertical) for vertical in context.dataset.heads]
+    serving = [name for name in names if context.registry.by_alias(name, CHAMPION) is not None]
+    return all(any(GATE_TAG in model.tags for model in _of_space(context, name, space_id)) for name in serving)
+
+
+def _promotable(context: RunContext) -> list[RegisteredModel]:
+    """The newest version of each vertical and active space that the gate did not refuse: it may wait for a person while
+    the next training takes the alias ``challenger``."""
+    found = []
+    for vertical in context.dataset.heads:
+        for space in context.spaces.active():
+            models = _of_space(context, context.vm_name(vertical), space.space_id)
+            judged = [model for model in models if model.tags.get(GATE_TAG) in ("passed", "hold")]
+            found += sorted(judged, key=lambda model: int(model.version))[-1:]
+    return found
+
+
+def _of_space(context: RunContext, name: str, space_id: str) -> list[RegisteredModel]:
+    return [model for model in context.registry.models(name) if model.tags.get("loopfm.space") == space_id]
 
 
 def _expire_closed(context: RunContext) -> int:

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 from pipelines.errors import StepError
@@ -23,6 +24,10 @@ PAGE = 100
 
 class LoginEndedError(StepError):
     """The token of a login is no longer valid."""
+
+
+class NoAnswerError(StepError):
+    """Nothing answers at Airflow's address, or an answer broke off."""
 
 
 class AirflowApi:
@@ -52,7 +57,8 @@ class AirflowApi:
         """Answer of ``/api/v2`` + path, parsed.
 
         Raises:
-            StepError: no Airflow answers there, or it refuses; the message holds its reason.
+            NoAnswerError: no Airflow answers there.
+            StepError: it refuses; the message holds its reason.
         """
         if not self._token:
             self._log_in()
@@ -92,6 +98,10 @@ class AirflowApi:
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run a Dag."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
+    def pause(self, dag_id: str) -> None:
+        """Make no more runs of a Dag; one that has begun goes on."""
+        self.call("PATCH", f"/dags/{dag_id}", {"is_paused": True})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any], partition_key: str | None = None) -> str:
         """Start a run.
@@ -152,8 +162,8 @@ class AirflowApi:
             detail = error.read().decode(errors="replace")[:2000]
             kind = LoginEndedError if error.code == 401 and token else StepError
             raise kind(f"{method} {self.url}{path}: {error.code} {detail}") from error
-        except OSError as error:
-            raise StepError(f"{self.url}: no Airflow answers ({error}); start one with `make up`") from error
+        except (OSError, HTTPException) as error:
+            raise NoAnswerError(f"{self.url}: no Airflow answers ({error}); start one with `make up`") from error
         return json.loads(text) if text else None
 
 

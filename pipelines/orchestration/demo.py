@@ -14,7 +14,7 @@ from pipelines.errors import StepError
 from pipelines.orchestration.airflow_api import AirflowApi
 from pipelines.orchestration.airflow_env import REPOSITORY, SPARK_POOL, TRAINER_POOL, Site
 from pipelines.orchestration.follow import Follower, start
-from pipelines.orchestration.services import down, up
+from pipelines.orchestration.services import down, service_file, up
 
 CONF = REPOSITORY / "conf" / "demo.yaml"
 LAST_WRITE = "write_rest"
@@ -26,20 +26,23 @@ OF_A_SPACE = "space.features"
 def demo(site: Site, path: Path = CONF) -> None:
     """Start Airflow, let its Dags backfill past days, train the FM, fill its space, train VMs and run the next day.
 
-    At a terminal Airflow stays up; without one it ends.
+    At a terminal Airflow stays up, with the Dags switched off: their world ends on the day that they made. Without one
+    it ends, unless it ran before.
 
     Raises:
         StepError: a Dag run failed; names it.
     """
-    begun = time.monotonic()
+    begun, ran_before = time.monotonic(), bool(service_file(site).read())
     api = up(site)
     try:
         with _slots(api, SPARK_POOL, 2), _slots(api, TRAINER_POOL, 2):
             run_dags(api, path)
+        for dag_id in project_dag_ids(api, path):
+            api.pause(dag_id)
         _report(site, path)
         print(f"demo: {time.monotonic() - begun:.0f} s   Airflow: {site.airflow_url}   MLflow: {site.mlflow_url}")
     finally:
-        if not sys.stdout.isatty():
+        if not sys.stdout.isatty() and not ran_before:
             down(site)
 
 
@@ -75,6 +78,12 @@ def run_dags(api: AirflowApi, path: Path) -> None:
     _require_success(api, follower.ended())
     if not follower.succeeded(data, OF_A_SPACE):
         _require_success(api, Follower(api, {data: start(api, data, {}, partition_key=last)}).ended())
+
+
+def project_dag_ids(api: AirflowApi, path: Path) -> list[str]:
+    """Dags of a project that are switched on."""
+    name = load_config(path).name
+    return [dag_id for dag_id, paused in api.dags().items() if dag_id.startswith(f"{name}_") and not paused]
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.orchestration.airflow_api import FINISHED, AirflowApi
+from pipelines.orchestration.airflow_api import FINISHED, AirflowApi, NoAnswerError
 
 POLL_SECONDS = 4.0
+PATIENCE_SECONDS = 300.0
+"""How long an Airflow that is being restarted is asked again."""
 ENDED = ("success", "failed", "upstream_failed", "skipped", "removed")
 
 
@@ -55,13 +57,17 @@ class Follower:
     def __init__(self, api: AirflowApi, runs: Mapping[str, str], say: Callable[[str], None] = print) -> None:
         self.runs = dict(runs)
         self._api, self._say = api, say
-        self._begun = time.monotonic()
+        self._begun = self._answered = time.monotonic()
         self._shown: dict[tuple[str, str, int, int], str] = {}
         self._ended: dict[str, str] = {}
         self._tasks: dict[tuple[str, str], str] = {}
 
     def ended(self) -> dict[str, str]:
-        """Wait until all runs have ended; the state of each Dag's run."""
+        """Wait until all runs have ended; the state of each Dag's run.
+
+        Raises:
+            NoAnswerError: Airflow has not answered for minutes; the runs may go on.
+        """
         while len(self._ended) < len(self.runs):
             self._look()
         return dict(self._ended)
@@ -74,6 +80,20 @@ class Follower:
 
     def _look(self) -> None:
         time.sleep(POLL_SECONDS)
+        try:
+            self._read()
+        except NoAnswerError as error:
+            silent = time.monotonic() - self._answered
+            if silent > PATIENCE_SECONDS:
+                runs = ", ".join(f"{self._api.url}/dags/{dag_id}/runs/{run}" for dag_id, run in self.runs.items())
+                raise NoAnswerError(
+                    f"{error}\nnot followed any more after {silent:.0f} s, but they go on: {runs}"
+                ) from error
+            self._say(f"[{time.monotonic() - self._begun:6.1f} s] Airflow does not answer, asking again: {error}")
+        else:
+            self._answered = time.monotonic()
+
+    def _read(self) -> None:
         for dag_id in [dag_id for dag_id in self.runs if dag_id not in self._ended]:
             state = str(self._api.run(dag_id, self.runs[dag_id])["state"])
             for task in self._api.tasks(dag_id, self.runs[dag_id]):

@@ -52,7 +52,10 @@ class Service:
 
     @property
     def has_session(self) -> bool:
-        """Whether the session of this number is the service's: it outlives its leader, a later process has its own."""
+        """Whether the session of this number is the service's: it outlives its leader, but not the machine's restart; a
+        later process has its own."""
+        if self.created < psutil.boot_time():
+            return False
         try:
             return self._started(psutil.Process(self.pid))
         except psutil.NoSuchProcess:

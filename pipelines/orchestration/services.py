@@ -77,7 +77,8 @@ def up(site: Site, upgrade: bool = False) -> AirflowApi:
         try:
             require_alive(running)
         except StepError as error:
-            raise StepError(f"{error}\nThe other services still run: `make down`, then `make up`") from error
+            left = ", ".join(service.name for service in running if service.process) or "nothing"
+            raise StepError(f"{error}\nOf the others {left} still runs: `make down`, then `make up`") from error
         _say(site, "already running")
         return api
     require_free_port(site.airflow_port, AIRFLOW_PORT_SETTING)

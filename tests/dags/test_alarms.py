@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,17 +51,19 @@ def run(run_type: str, begun: timedelta) -> SimpleNamespace:
 
 
 RUNS = {
-    "scheduled": (run("scheduled", timedelta(0)), True),
-    "scheduled, when the promise was over already": (run("scheduled", timedelta(hours=5)), True),
-    "scheduled, to catch up": (run("scheduled", timedelta(days=3)), False),
-    "backfill": (run("backfill", timedelta(0)), False),
-    "by hand": (run("manual", timedelta(0)), False),
+    "scheduled": (run("scheduled", timedelta(0)), True, True),
+    "scheduled, when the promise was over already": (run("scheduled", timedelta(hours=5)), True, True),
+    "scheduled, after an outage or a slow run": (run("scheduled", timedelta(hours=30)), False, True),
+    "scheduled, to catch up": (run("scheduled", timedelta(days=3)), False, False),
+    "backfill": (run("backfill", timedelta(0)), False, False),
+    "by hand": (run("manual", timedelta(0)), False, False),
 }
+"""Run, whether it has a deadline, whether it can breach the lag."""
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_only_a_run_that_readers_wait_for_has_a_deadline(kind: str, project_file: Path) -> None:
-    found, live = RUNS[kind]
+    found, live, _ = RUNS[kind]
     declared = Project.load(str(project_file)).deadline()
     assert declared is not None
     read = decode_deadline_alert({"__type": "deadline_alert", "__var": encode_deadline_alert(declared)})
@@ -71,7 +74,7 @@ def test_only_a_run_that_readers_wait_for_has_a_deadline(kind: str, project_file
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_only_a_run_that_readers_wait_for_can_breach_the_lag(kind: str, project_file: Path) -> None:
-    found, live = RUNS[kind]
+    found, _, live = RUNS[kind]
     watch = data_dag(Project.load(str(project_file))).get_task("watch")
     assert isinstance(watch, WatchOperator)
     arguments = watch._arguments({"dag_run": found, "params": {}})
@@ -82,6 +85,21 @@ def test_only_a_run_that_readers_wait_for_can_breach_the_lag(kind: str, project_
 def test_a_lag_longer_than_a_partition_keeps_a_run_live_until_it_is_over(begun: timedelta, live: bool) -> None:
     due = datetime(2026, 1, 9, tzinfo=UTC)
     assert follows_clock(HOUR_MS // 6, 2 * HOUR_MS, "scheduled", due, due + begun) == live
+
+
+def test_a_slow_receiver_holds_up_no_other_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``async_notify`` runs in the triggerer's one event loop."""
+    answered = threading.Event()
+    monkeypatch.setattr(AlarmNotifier, "notify", lambda self, context: answered.wait(10))
+
+    async def send() -> None:
+        sending = asyncio.create_task(AlarmNotifier(text="late").async_notify({}))
+        await asyncio.sleep(0.05)
+        answered.set()
+        await sending
+
+    asyncio.run(send())
+    assert answered.is_set()
 
 
 def test_a_missed_deadline_names_the_partition(project_file: Path, receiver: list[dict[str, str]]) -> None:

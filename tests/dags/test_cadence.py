@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
+
 import pendulum
 import pytest
 from airflow.sdk import CronTriggerTimetable
+from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import DataInterval, TimeRestriction
 
+from dags.factory import project_dags
 from dags.timetable import EveryPartitions, cadence
 from feature_store.clocks import DAY_MS, HOUR_MS, PartitionClock
 
@@ -53,3 +58,19 @@ def test_a_cadence_is_cron_or_a_count_that_the_scheduler_can_read() -> None:
     read = decode_timetable(encode_timetable(cadence("every 28 partitions", clock)))
     assert isinstance(read, EveryPartitions)
     assert (read.clock, read.count, read.summary) == (clock, 28, "every 28 partitions")
+
+
+@pytest.mark.parametrize("kind", ["data", "vm_feed", "vm_shop", "fm", "maintenance"])
+@pytest.mark.parametrize("after", [timedelta(seconds=1), timedelta(minutes=30)], ids=["a second", "half an hour"])
+def test_a_dag_that_is_switched_on_waits_for_its_next_tick(
+    kind: str, after: timedelta, project_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = project_dags(str(project_file))[f"small_{kind}"]
+    dag = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(declared))
+    sunday = pendulum.datetime(2026, 1, 4)
+    tick = {"vm_feed": sunday.add(hours=1), "vm_shop": sunday.add(hours=1), "fm": sunday.add(hours=2)}
+    tick |= {"data": sunday, "maintenance": sunday.add(hours=3)}
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: tick[kind] + after)
+    coming = dag.next_dagrun_info(last_automated_run_info=None)
+    assert coming is not None
+    assert coming.run_after == tick[kind].add(days=7 if kind == "fm" else 1)

@@ -84,23 +84,23 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
 
 
 @contextmanager
-def a_person_who_approves(task: str) -> Iterator[list[str]]:
+def a_person_who_answers(choice: str, task: str) -> Iterator[list[str]]:
     """Answers the question of one task, as the API does for the button; collects what was asked."""
     asked: list[str] = []
-    thread = threading.Thread(target=_approve, args=(task, asked), daemon=True)
+    thread = threading.Thread(target=_answer, args=(choice, task, asked), daemon=True)
     thread.start()
     yield asked
     thread.join(5)
 
 
-def _approve(task: str, asked: list[str]) -> None:
+def _answer(choice: str, task: str, asked: list[str]) -> None:
     from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
     from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    answer = UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={})
+    answer = UpdateHITLDetailPayload(chosen_options=[choice], params_input={})
     person = SimpleNamespace(get_id=lambda: "1", get_name=lambda: "a person")
     waiting = select(TaskInstance).where(TaskInstance.task_id == task, TaskInstance.state == "awaiting_input")
     while not asked:
@@ -164,12 +164,25 @@ def test_a_vm_that_fails_the_gate_ends_the_run(small: Small) -> None:
     assert small.champion == before
 
 
+def test_another_fm_is_refused_by_a_person_and_its_space_closes(small: Small) -> None:
+    before = small.champion
+    assert before is not None
+    small.change(lambda raw: raw["fm"]["train"].update(epochs=3))
+    small.change(lambda raw: raw["gate"].update(min_positives=10**6))
+    with a_person_who_answers("Reject", "feed.approve") as asked:
+        state, tasks = small.run("fm", part=NEXT)
+    assert (state, len(asked)) == ("success", 1)
+    ended = {name: tasks[name].pop() for name in ("feed.gate", "feed.promote_approved", "close_spaces")}
+    assert ended == {"feed.gate": "success", "feed.promote_approved": "skipped", "close_spaces": "success"}
+    assert small.champion == before
+    assert [space.space_id for space in small.context.spaces.active()] == [before[1]]
+
+
 def test_another_fm_hands_a_vertical_over_when_a_person_approves(small: Small) -> None:
     before = small.champion
     assert before is not None
     small.change(lambda raw: raw["fm"]["train"].update(epochs=2))
-    small.change(lambda raw: raw["gate"].update(min_positives=10**6))
-    with a_person_who_approves("feed.approve") as asked:
+    with a_person_who_answers("Approve", "feed.approve") as asked:
         state, tasks = small.run("fm", part=NEXT)
     assert state == "success"
     assert [subject.startswith("small / feed: promote version") for subject in asked] == [True]

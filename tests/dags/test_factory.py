@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import CronTriggerTimetable
 from airflow.serialization.serialized_objects import DagSerialization
+from jinja2 import Environment, StrictUndefined
 
 from dags.bundle import ProjectsBundle
 from dags.factory import project_dags
-from dags.timetable import EveryPartitions
+from dags.timetable import EveryPartitions, cron_cadence
 from pipelines.config import load_config
 from pipelines.orchestration.demo import LAST_WRITE, OF_A_SPACE
 from tests.pipelines import loop_world
@@ -85,6 +86,14 @@ def test_a_refresh_tells_the_ways_on_once_the_new_space_is_written(project_file:
     assert "close_spaces" in align.get_flat_relative_ids(upstream=False)
 
 
+def test_spaces_are_closed_after_a_training_that_failed_too_and_without_a_second_error(project_file: Path) -> None:
+    close = project_dags(str(project_file))["small_fm"].get_task("close_spaces")
+    assert (close.is_teardown, close.on_failure_fail_dagrun) == (True, True)
+    offered = Environment(undefined=StrictUndefined).from_string(close.arguments[1])
+    for facts, space in ((None, ""), ({"space": "fm-1"}, "fm-1")):
+        assert offered.render(ti=SimpleNamespace(xcom_pull=lambda task_ids, of=facts: of)) == space
+
+
 def test_a_vertical_and_the_fm_have_cadences_of_their_own(project_file: Path) -> None:
     raw = yaml.safe_load(project_file.read_text())
     raw["schedule"] = {"train_fm": "every 14 partitions", "train_vm_own": {"shop": "0 4 * * 1"}}
@@ -94,7 +103,7 @@ def test_a_vertical_and_the_fm_have_cadences_of_their_own(project_file: Path) ->
     assert isinstance(found["fm"], EveryPartitions)
     assert found["fm"].count == 14
     crons = [found[name] for name in ("vm_feed", "vm_shop")]
-    assert crons == [CronTriggerTimetable(cron, timezone="UTC") for cron in ("0 1 * * *", "0 4 * * 1")]
+    assert crons == [cron_cadence(cron) for cron in ("0 1 * * *", "0 4 * * 1")]
 
 
 def test_what_was_trained_is_what_is_evaluated_gated_and_promoted(project_file: Path) -> None:

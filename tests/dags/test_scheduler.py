@@ -160,16 +160,23 @@ def test_rows_that_come_late_reopen_their_partition_in_the_next_scheduled_run(li
 
 def test_airflows_own_backfill_has_whole_days_and_the_same_keys(live: Live) -> None:
     before = tables(live, SCHEDULED)
-    live.airflow(
-        "backfill", "create", "--dag-id", "live_data", "--from-date", SCHEDULED[0], "--to-date", SCHEDULED[-1],
-        "--reprocess-behavior", "completed", "--max-active-runs", "1",
-    )  # fmt: skip
 
     def backfilled() -> dict[str, str]:
         runs = [run for run in live.api.runs("live_data") if run["run_type"] == "backfill"]
         return {run["partition_key"]: run["state"] for run in runs}
 
-    live.wait(lambda: len(backfilled()) == 2 and set(backfilled().values()) <= set(FINISHED))
+    live.airflow(
+        "backfill", "create", "--dag-id", "live_data", "--from-date", SCHEDULED[0], "--to-date", SCHEDULED[0],
+        "--reprocess-behavior", "completed", "--max-active-runs", "1",
+    )  # fmt: skip
+    live.wait(lambda: backfilled().get(SCHEDULED[0]) in FINISHED)
+    live.wait(lambda: not live.api.call("GET", "/backfills?dag_id=live_data&active=true")["backfills"], 120)
+    of_the_page = {
+        "dag_id": "live_data", "from_date": f"{SCHEDULED[-1]}T00:00:00Z", "to_date": f"{SCHEDULED[-1]}T00:00:00Z",
+        "run_backwards": False, "dag_run_conf": {}, "max_active_runs": 1, "reprocess_behavior": "completed",
+    }  # fmt: skip
+    live.api.call("POST", "/backfills", of_the_page)
+    live.wait(lambda: backfilled().get(SCHEDULED[-1]) in FINISHED)
     assert backfilled() == dict.fromkeys(SCHEDULED, "success")
     assert fresh(live, SCHEDULED) == {"done"}
     assert tables(live, SCHEDULED) == before, "what ran beside each other wrote what runs alone write"
@@ -202,6 +209,8 @@ def test_a_held_challenger_waits_for_a_person(live: Live) -> None:
     assert "positives in mature partitions" in live.api.call("GET", path)["body"]
     live.api.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
     live.wait(lambda: live.api.run("live_vm_feed", run_id)["state"] in FINISHED)
+    links = f"/dags/live_vm_feed/dagRuns/{run_id.replace('+', '%2B')}/taskInstances/train_vm/links"
+    assert "/#/experiments/" in live.api.call("GET", links)["extra_links"]["MLflow run"]
     states = live.states("vm_feed", run_id)
     assert (states["promote_approved"], states["promote"], states["compare"]) == ("success", "skipped", "skipped")
     assert context.registry.by_alias(context.vm_name("feed"), CHAMPION) is not None

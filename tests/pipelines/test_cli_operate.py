@@ -71,3 +71,18 @@ def test_where_only_spark_can_tell_a_backfill_counts_rows_that_arrived_after_its
     reopened_by_range(context, ["2026-01-05"])
     backfill(Namespace(first="2026-01-05", last=None, space=None, dry_run=True))
     assert asked == [(context.dataset.clock.start("2026-01-05"), INSTANTS_END)] * 2
+
+
+@pytest.mark.parametrize(("answer", "started"), [("y", True), (" Yes ", True), ("", False), ("n", False)])
+def test_a_backfill_at_a_terminal_starts_when_a_person_says_so(
+    answer: str, started: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context, _ = project(tmp_path, {})
+    runs: list[tuple[str, ...]] = []
+    monkeypatch.setattr("pipelines.cli_operate.context_of", lambda options: context)
+    monkeypatch.setattr("pipelines.orchestration.follow.run_backfill", lambda *run: runs.append(run) or "success")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    backfill(Namespace(first="2026-01-05", last=None, space=None, dry_run=False, yes=False))
+    assert runs == ([(context.config.name, "2026-01-05", "2026-01-05", "all")] if started else [])
+    assert ("nothing was started" in capsys.readouterr().out) != started

@@ -14,7 +14,7 @@ from pipelines.context import RunContext
 from pipelines.errors import FullDiskError, LostProcessError
 from pipelines.failures import annotate, explained, killed, known_error, text_of
 from pipelines.ingest import EXAMPLES, LABELS, attempted_check, ingest
-from pipelines.step import begin
+from pipelines.step import attempted, begin
 from tests.pipelines import loop_world
 
 if TYPE_CHECKING:
@@ -92,6 +92,23 @@ def test_a_full_disk_is_a_typed_error_that_keeps_the_original(tmp_path: Path, er
         raise error
     assert found.value.__cause__ is error
     assert known_error(found.value, "infer", []) is found.value
+    assert "free space there" in text_of(found.value).splitlines()[-1]
+
+
+def test_the_advice_stays_last_where_the_full_disk_holds_the_ledger_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = loop_world.context(tmp_path)
+    attempt = begin(context, EXAMPLES, {}, [PART], {})
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fail(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(context.store, "fail", fail)
+    with pytest.raises(FullDiskError) as found, attempted(context, attempt):
+        raise full
+    assert "the ledger could not be told" in text_of(found.value)
     assert "free space there" in text_of(found.value).splitlines()[-1]
 
 

@@ -25,7 +25,7 @@ from pipelines.orchestration.windows import _require_declared
 from pipelines.promote import _move, judge, promote
 from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
 from pipelines.step import Scope, TableStep
-from pipelines.upkeep import close_spaces
+from pipelines.upkeep import close_spaces, pinned_versions
 from tests.pipelines import loop_world
 
 OLD, NEW = "fm-old", "fm-new"
@@ -99,6 +99,36 @@ def test_an_offered_space_stays_until_the_gate_has_judged_a_vm_of_it(context: Ru
     registry.tag_version("", "2", {"loopfm.gate": "failed"})
     assert close_spaces(context, offered=NEW) == [NEW]
     assert active(context) == [OLD]
+
+
+def test_an_offered_space_stays_while_another_vertical_may_still_take_it(
+    context: RunContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("2", NEW, DAYS[1], gate="failed")
+    shop = Registry()
+    shop.add("1", OLD, DAYS[1])
+    shop.aliases[CHAMPION] = "1"
+    both = {context.vm_name("feed"): registry, context.vm_name("shop"): shop}
+    monkeypatch.setattr(context.registry, "by_alias", lambda name, alias: Registry.by_alias(both[name], "-feed", alias))
+    monkeypatch.setattr(context.registry, "models", lambda name: list(both[name].versions.values()))
+    assert close_spaces(context, offered=NEW) == [], "the training of shop failed: the run may be cleared and go on"
+    shop.add("2", NEW, DAYS[1], gate="hold")
+    assert close_spaces(context, offered=NEW) == [NEW]
+
+
+def test_what_a_person_may_still_approve_stays_pinned_when_the_next_training_is_the_challenger(
+    context: RunContext, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = {"run-2": {"loopfm.version.features": "5"}, "run-3": {"loopfm.version.features": "4"}}
+    monkeypatch.setattr(registry, "run_tags", lambda run_id: tags.get(run_id, {}), raising=False)
+    registry.add("2", NEW, DAYS[1], gate="hold")
+    registry.add("3", NEW, DAYS[1], gate="failed")
+    assert pinned_versions(context) == {"features": {5}}
+    registry.tag_version("", "2", {"loopfm.gate": "failed"})
+    assert pinned_versions(context) == {}
+    registry.tag_version("", "2", {"loopfm.gate": "passed"})
+    context.spaces.close(NEW)
+    assert pinned_versions(context) == {}
 
 
 def test_the_newer_of_two_spaces_of_one_window_is_kept_while_nobody_names_it(context: RunContext) -> None:

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_store.clocks import HOUR_MS
+from feature_store.errors import ContractError
 from feature_store.retention import vacuum
+from feature_store.tables import TableStore
 from pipelines.backfill_plan import plan_backfill
 from pipelines.cli import main
 from pipelines.context import RunContext
@@ -205,6 +207,21 @@ def test_maintenance_removes_old_files_but_none_that_a_champion_was_trained_on(l
         missing = [file for file in files if not (Path(context.store.path(table)) / file).exists()]
         assert not missing
     assert plan_backfill(context, loop.result.windows.vm, context.spaces.active()).writes == before
+
+
+def test_a_pin_that_can_no_longer_be_told_holds_up_no_other_table(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, kept = loop.again(), []
+
+    def refuse(store: TableStore, table: str, pinned: object) -> list[str]:
+        if table == "examples":
+            raise ContractError("examples: version 3 is pinned and older than 365 days")
+        kept.append(table)
+        return []
+
+    monkeypatch.setattr("pipelines.upkeep.vacuum", refuse)
+    with pytest.raises(StepError, match="nothing was removed of 1 tables: examples: version 3 is pinned"):
+        maintain(context)
+    assert {"labels", "features"} <= set(kept)
 
 
 def _files(context: RunContext, table: str, version: int) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.orchestration import follow as module
-from pipelines.orchestration.airflow_api import AirflowApi
+from pipelines.orchestration.airflow_api import AirflowApi, NoAnswerError
 from pipelines.orchestration.follow import Follower, follow
 
 
@@ -69,3 +69,32 @@ def test_runs_are_added_once_a_task_of_another_has_succeeded() -> None:
 def test_a_task_that_ended_otherwise_or_never_ran_has_not_succeeded(end: tuple[str, dict[str, str]]) -> None:
     follower = Follower(Scripted({"fm": [("running", {}), end]}), {"fm": "run"}, lambda line: None)
     assert not follower.succeeded("fm", "write")
+
+
+class Restarted(Scripted):
+    """Does not answer for some looks."""
+
+    silent = 2
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        self.silent -= 1
+        if self.silent >= 0:
+            raise NoAnswerError("http://nowhere: no Airflow answers (refused)")
+        return super().run(dag_id, run_id)
+
+
+def test_an_airflow_that_is_restarted_is_asked_again() -> None:
+    lines: list[str] = []
+    api = Restarted({"fm": [("success", {"write": "success"})]})
+    assert follow(api, "fm", "run", lines.append) == "success"
+    assert [line.split("] ")[1] for line in lines] == [
+        *["Airflow does not answer, asking again: http://nowhere: no Airflow answers (refused)"] * 2,
+        "fm write: success after 2.0 s",
+    ]
+
+
+def test_one_that_stays_away_is_given_up_and_the_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    api = Restarted({"fm": [("success", {})]})
+    with pytest.raises(NoAnswerError, match=r"not followed any more .* they go on: http://nowhere/dags/fm/runs/run"):
+        follow(api, "fm", "run", lambda line: None)

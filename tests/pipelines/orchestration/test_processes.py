@@ -89,6 +89,18 @@ def test_a_later_process_with_the_same_number_is_left_alone(tmp_path: Path) -> N
     stop([service])
 
 
+def test_a_session_of_that_number_is_another_ones_after_a_restart_of_the_machine(tmp_path: Path) -> None:
+    service = run(tmp_path, FORKING)
+    wait_for(lambda: len(service.last_lines.splitlines()) == 2)
+    child = psutil.Process(int(service.last_lines.splitlines()[0]))
+    os.kill(service.pid, signal.SIGKILL)
+    os.waitpid(service.pid, 0)
+    stop([Service("one", service.pid, psutil.boot_time() - 100, service.log)])
+    assert child.is_running()
+    stop([service])
+    assert not child.is_running()
+
+
 def test_the_file_holds_what_was_started(tmp_path: Path) -> None:
     file = ServiceFile(tmp_path / "services.json")
     assert file.read() == []
