@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -94,13 +95,26 @@ def failed_tables(conf: Path, part: str) -> dict[str, str]:
     return {table: state.reason for table, state in found.items() if state.state == "failed"}
 
 
+def documented() -> list[str]:
+    """Patterns of the lines that docs/operating.md shows under "A red task"; three dots stand for anything."""
+    (block,) = re.findall(r"```text\n(.*?)```", (ROOT / "docs/operating.md").read_text(), re.DOTALL)
+    lines = block.replace("shop_data/", "shop_one/").splitlines()
+    return [re.escape(line).replace(re.escape("..."), ".*") for line in lines]
+
+
 def test_a_file_that_cannot_be_read(shop: Path, tmp_path: Path) -> None:
+    before = [sys.executable, "-m", "pipelines.cli", "ingest", str(shop), "--from", "2026-03-02T00"]
+    subprocess.run(before, check=True)
     (tmp_path / "data/shop-2026-03-02.parquet").write_bytes(b"no Parquet")
     task = run_task(shop, "ingest", PART, tmp_path)
     assert (task.state, task.tries) == ("failed", 1)
     for text in ("BadDataError", "1 of 3 files cannot be read", "shop-2026-03-02.parquet", f"partitions: {PART}",
                  "counts: examples: 0 of 1 partitions are done", "what to do: correct the source"):  # fmt: skip
         assert text in task.end, task.end
+    shown = documented()
+    assert len(shown) == 4
+    for line in shown:
+        assert re.search(line, task.end), (line, task.end)
     assert set(failed_tables(shop, PART)) == {"examples", "labels"}
     assert "1 of 3 files cannot be read" in failed_tables(shop, PART)["examples"]
 
