@@ -24,15 +24,15 @@ from pipelines.context import RunContext
 
 
 class Faults(Strict):
-    """``first_second`` .. ``last_second``: a kill comes within that span after the run's first progress line."""
+    """``within``: kills come at random instants of this share of an undisturbed run's time, after the first progress
+    line. Some steps then end before the next kill, on any machine, and kills reach all of them."""
 
     project: ProjectSettings
     arms: list[str]
     seed: int
     kills: int = Field(ge=1)
     wanted_kills: int = 50
-    first_second: float
-    last_second: float
+    within: float = Field(gt=0, le=1)
 
 
 SETTINGS = Faults
@@ -49,7 +49,7 @@ def body(settings: Faults, report: Report) -> None:
         try:
             with timed(report, "an undisturbed run"):
                 quiet.complete(*arguments)
-            kills = planned_kills(settings.seed, settings.kills, settings.first_second, settings.last_second)
+            kills = planned_kills(settings.seed, settings.kills, settings.within * quiet.working_seconds)
             with timed(report, f"{len(kills)} kills"):
                 done = kill_through(disturbed, arguments, kills)
             with timed(report, "the last run, to its end"):

@@ -25,7 +25,7 @@ DRAWN = (SUPERVISOR, TASK, JVM, WORKER)
 """Kinds that live in every run; a trainer of its own is there only with ``train-fm --processes``."""
 START_SECONDS = 120
 WAIT_SECONDS = 60
-PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
+PROGRESS = re.compile(r"\[ *(\d+\.\d) s\] ")
 AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
 SETTINGS_OF_RUNS = {
     "LOOPFM_SPARK_MASTER": "local[1]",
@@ -83,6 +83,12 @@ class Runs:
         return PROGRESS.search(self.log.read_text()) is not None
 
     @property
+    def working_seconds(self) -> float:
+        """From the first to the last progress line of the last run."""
+        instants = [float(seconds) for seconds in PROGRESS.findall(self.log.read_text())]
+        return instants[-1] - instants[0]
+
+    @property
     def context(self) -> RunContext:
         """The project as a later process has it."""
         return RunContext.load(self.conf, root=str(self.home), progress=lambda line: None)
@@ -138,12 +144,13 @@ class Kill:
     kinds: tuple[str, ...]
 
 
-def planned_kills(seed: int, count: int, low: float, high: float) -> list[Kill]:
-    """Kills at random instants, the same for one seed; every kind of process comes equally often first."""
+def planned_kills(seed: int, count: int, within: float) -> list[Kill]:
+    """Kills at random instants of the first ``within`` seconds, in the same order and at the same shares of that span
+    for one seed; every kind of process comes equally often first."""
     chance = random.Random(seed)
     first = [kind for _ in range(0, count, len(DRAWN)) for kind in chance.sample(DRAWN, len(DRAWN))][:count]
     others = [[kind for kind in chance.sample(DRAWN, len(DRAWN)) if kind != wanted] for wanted in first]
-    return [Kill(chance.uniform(low, high), (kind, *more)) for kind, more in zip(first, others, strict=True)]
+    return [Kill(within * chance.random(), (kind, *more)) for kind, more in zip(first, others, strict=True)]
 
 
 def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> Counter[str]:

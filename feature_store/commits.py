@@ -234,6 +234,10 @@ def _overwrite(frame: DataFrame, path: str, predicate: str, metadata: str) -> No
     writer.option("maxRecordsPerFile", MAX_ROWS_PER_FILE).save(path)
 
 
+_LOST_WORKERS = ("Python worker exited unexpectedly", "reading the port number from pyspark.daemon")
+"""Of Spark's messages: a worker that was killed, and the process that starts them."""
+
+
 def _raise_if_out_of_memory(attempt: Attempt, error: Exception) -> None:
     text = str(error)
     if "OutOfMemoryError" in text:
@@ -241,7 +245,7 @@ def _raise_if_out_of_memory(attempt: Attempt, error: Exception) -> None:
             f"{attempt}: Spark's heap is too small for this range; raise {MEMORY_SETTING} (as in 4g), or write fewer "
             "partitions at once"
         ) from error
-    if "Python worker exited unexpectedly" in text:
+    if any(words in text for words in _LOST_WORKERS):
         raise FeatureStoreError(
             f"{attempt}: a Python worker was killed, most likely for lack of memory, which lies outside Spark's heap; "
             f"lower {MEMORY_SETTING}, or run fewer workers at once ({MASTER_SETTING}=local[1])"

@@ -48,11 +48,13 @@ def runs(tmp_path: Path) -> Iterator[Sleepers]:
 
 
 def test_each_kind_comes_first_equally_often_and_a_seed_says_all() -> None:
-    kills = planned_kills(1, 52, 2.0, 5.0)
-    assert kills == planned_kills(1, 52, 2.0, 5.0) != planned_kills(2, 52, 2.0, 5.0)
+    kills = planned_kills(1, 52, 5.0)
+    assert kills == planned_kills(1, 52, 5.0) != planned_kills(2, 52, 5.0)
+    slower = planned_kills(1, 52, 10.0)
+    assert [(2 * kill.after, kill.kinds) for kill in kills] == [(kill.after, kill.kinds) for kill in slower]
     assert Counter(kill.kinds[0] for kill in kills) == dict.fromkeys(DRAWN, 13)
     assert {frozenset(kill.kinds) for kill in kills} == {frozenset(DRAWN)}
-    assert all(2.0 <= kill.after <= 5.0 for kill in kills)
+    assert all(0 <= kill.after < 5.0 for kill in kills)
 
 
 def test_processes_are_told_apart(runs: Sleepers) -> None:

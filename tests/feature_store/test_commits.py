@@ -242,6 +242,14 @@ def test_a_killed_python_worker_names_the_setting(spark, store):
         store.commit(store.begin("labels", {}, [DAY_1], STEP, {}), rows.mapInArrow(killed, rows.schema))
 
 
+def test_a_killed_starter_of_python_workers_says_the_same(store):
+    """Which is hit where it is killed while it starts: Spark then finds no port to ask for workers at."""
+    attempt = store.begin("labels", {}, [DAY_1], STEP, {})
+    error = RuntimeError("EOFException occurred while reading the port number from pyspark.daemon's stdout.")
+    with pytest.raises(FeatureStoreError, match="Python worker was killed"):
+        commits._raise_if_out_of_memory(attempt, error)
+
+
 def test_attempts_that_begin_at_once_have_an_order(store):
     barrier = threading.Barrier(2)
 
