@@ -3,36 +3,36 @@
 ``loopfm run`` over a tiny generated world, run as a task of Airflow runs a step, is killed (kill -9) again and again at
 random instants: the supervisor that watches it, its own process, its Spark JVM or a Python worker of Spark, as drawn;
 each time the same command is started at once, beside whatever the killed one left behind. Afterwards it runs to its end
-once. Figures: ``kills`` and how many hit each kind of process, ``recoveries`` (runs that were started after a kill),
-and the rows and figures that differ from those of a run that nobody disturbed (``differing_rows``).
+once. Figures: ``kills`` and how many hit each kind of process, ``steps_hit`` (how many different steps they hit),
+``recoveries`` (runs that were started after a kill), and the rows and figures that differ from those of a run that
+nobody disturbed (``differing_rows``).
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 
 from pydantic import Field
 
 from benchmarks.harness import BenchmarkError, Report, at_least, at_most, benchmark, timed
-from benchmarks.killing import DRAWN, Runs, differing_rows, kill_through, planned_kills
+from benchmarks.killing import DRAWN, Runs, Struck, differing_rows, kill_through, planned_kills
 from benchmarks.projects import CACHE, PROJECT_FILE, ProjectSettings, save_project
 from feature_store.config import Strict
 from pipelines.context import RunContext
 
 
 class Faults(Strict):
-    """``within``: kills come at random instants of this share of an undisturbed run's time, after the first progress
-    line. Some steps then end before the next kill, on any machine, and kills reach all of them."""
+    """Kills come at random instants of an undisturbed run's time, counted from the disturbed run's first progress
+    line."""
 
     project: ProjectSettings
     arms: list[str]
     seed: int
     kills: int = Field(ge=1)
     wanted_kills: int = 50
-    within: float = Field(gt=0, le=1)
 
 
 SETTINGS = Faults
@@ -49,7 +49,7 @@ def body(settings: Faults, report: Report) -> None:
         try:
             with timed(report, "an undisturbed run"):
                 quiet.complete(*arguments)
-            kills = planned_kills(settings.seed, settings.kills, settings.within * quiet.working_seconds)
+            kills = planned_kills(settings.seed, settings.kills, quiet.working_seconds)
             with timed(report, f"{len(kills)} kills"):
                 done = kill_through(disturbed, arguments, kills)
             with timed(report, "the last run, to its end"):
@@ -62,10 +62,14 @@ def body(settings: Faults, report: Report) -> None:
         _report(settings, report, done, disturbed.count - 1, differing_rows(quiet.context, disturbed.context))
 
 
-def _report(settings: Faults, report: Report, done: Mapping[str, int], recoveries: int, found: dict[str, int]) -> None:
-    report.add("kills", sum(done.values()), at_least(settings.wanted_kills))
+def _report(settings: Faults, report: Report, done: list[Struck], recoveries: int, found: dict[str, int]) -> None:
+    report.add("kills", len(done), at_least(settings.wanted_kills))
+    kinds, steps = Counter(struck.kind for struck in done), Counter(struck.step for struck in done)
     for kind in DRAWN:
-        report.add(f"kills_of_{kind}", done.get(kind, 0), at_least(1))
+        report.add(f"kills_of_{kind}", kinds[kind], at_least(1))
+    for step, count in steps.items():
+        report.say(f"in {step}: {count} kills")
+    report.add("steps_hit", len(steps))
     report.add("recoveries", recoveries)
     for table, rows in found.items():
         report.say(f"{table}: {rows} rows differ")

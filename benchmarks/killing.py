@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -25,7 +26,7 @@ DRAWN = (SUPERVISOR, TASK, JVM, WORKER)
 """Kinds that live in every run; a trainer of its own is there only with ``train-fm --processes``."""
 START_SECONDS = 120
 WAIT_SECONDS = 60
-PROGRESS = re.compile(r"\[ *(\d+\.\d) s\] ")
+PROGRESS = re.compile(r"\[ *(\d+\.\d) s\] ([\w-]+)")
 AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
 SETTINGS_OF_RUNS = {
     "LOOPFM_SPARK_MASTER": "local[1]",
@@ -85,8 +86,13 @@ class Runs:
     @property
     def working_seconds(self) -> float:
         """From the first to the last progress line of the last run."""
-        instants = [float(seconds) for seconds in PROGRESS.findall(self.log.read_text())]
+        instants = [float(seconds) for seconds, _ in PROGRESS.findall(self.log.read_text())]
         return instants[-1] - instants[0]
+
+    @property
+    def last_step(self) -> str:
+        """The step that the last run told of last."""
+        return str(PROGRESS.findall(self.log.read_text())[-1][1])
 
     @property
     def context(self) -> RunContext:
@@ -144,21 +150,32 @@ class Kill:
     kinds: tuple[str, ...]
 
 
-def planned_kills(seed: int, count: int, within: float) -> list[Kill]:
-    """Kills at random instants of the first ``within`` seconds, in the same order and at the same shares of that span
-    for one seed; every kind of process comes equally often first."""
+class Struck(NamedTuple):
+    """What a kill hit: the kind of process, and the step that the run told of last."""
+
+    kind: str
+    step: str
+
+
+def planned_kills(seed: int, count: int, longest: float) -> list[Kill]:
+    """Kills at random instants, in the same order and at the same shares of ``longest`` (s) for one seed; every kind of
+    process comes equally often first.
+
+    Most come early in a run and a fifth after half of it (the cube of an even draw), so that slow steps end in between
+    and kills reach all of them.
+    """
     chance = random.Random(seed)
     first = [kind for _ in range(0, count, len(DRAWN)) for kind in chance.sample(DRAWN, len(DRAWN))][:count]
     others = [[kind for kind in chance.sample(DRAWN, len(DRAWN)) if kind != wanted] for wanted in first]
-    return [Kill(within * chance.random(), (kind, *more)) for kind, more in zip(first, others, strict=True)]
+    return [Kill(longest * chance.random() ** 3, (kind, *more)) for kind, more in zip(first, others, strict=True)]
 
 
-def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> Counter[str]:
-    """Carry the planned kills out while ``arguments`` is run again and again, supervised; returns kills by kind.
+def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> list[Struck]:
+    """Carry the planned kills out while ``arguments`` is run again and again, supervised; what each of them hit.
 
     A run that ends before its kill is started again: it finds what is fresh and goes through the same steps.
     """
-    done: Counter[str] = Counter()
+    done: list[Struck] = []
     again = partial(runs.start, *arguments, supervised=True)
     run = again()
     for kill in kills:
@@ -169,7 +186,7 @@ def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], gr
             wait_for(partial(_has, runs, run, kill.kinds[0]), WAIT_SECONDS, every=0.5)
             kind = "" if ended(run) else runs.kill(run, kill.kinds)
             run = again() if not kind else run
-        done[kind] += 1
+        done.append(Struck(kind, runs.last_step))
         _wait_for_end(run, grace if kind != WORKER else 5)
         run = again() if ended(run) else run
     if not ended(run):

@@ -72,5 +72,5 @@ def test_processes_are_told_apart(runs: Sleepers) -> None:
 
 def test_a_kind_that_does_not_live_yet_is_waited_for(runs: Sleepers) -> None:
     kills = [Kill(0.0, (WORKER, TASK)), Kill(0.0, (SUPERVISOR, TASK))]
-    assert kill_through(runs, [], kills, grace=1) == {WORKER: 1, SUPERVISOR: 1}
+    assert kill_through(runs, [], kills, grace=1) == [(WORKER, "begun"), (SUPERVISOR, "begun")]
     assert runs.count == 2, "the run lives on without its worker, and is started again without its supervisor"
