@@ -13,7 +13,7 @@ from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
 from pipelines.maturity import label_states
-from pipelines.registry import CHAMPION
+from pipelines.registry import CHAMPION, GATE_TAG
 from pipelines.report import write_report as write_html
 from pipelines.report_data import PartRow, ReportData, VerticalReport, Window, figures_by_vertical
 from pipelines.summary import print_summary
@@ -105,7 +105,7 @@ def _gate_and_model(context: RunContext, vertical: str) -> tuple[str | None, str
         return None, None
     newest = context.registry.by_version(name, max(versions, key=int))
     champion = context.registry.by_alias(name, CHAMPION)
-    verdict = newest.tags.get("loopfm.gate")
+    verdict = newest.tags.get(GATE_TAG)
     reasons = newest.tags.get("loopfm.gate_reasons", "")
     alias = " (champion)" if champion is not None and champion.version == newest.version else ""
     return (f"{verdict}: {reasons}" if verdict else None), f"{name} version {newest.version}{alias}"

@@ -12,7 +12,7 @@ from pipelines.errors import GateError, ImmatureError, StepError
 from pipelines.evaluate import registered_scores
 from pipelines.gate import GateResult, decide
 from pipelines.maturity import newest_with_positives, readable_parts, require_mature
-from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, TRAINED_UNTIL, RegisteredModel
+from pipelines.registry import CHALLENGER, CHAMPION, GATE_TAG, ROLLBACK, TRAINED_UNTIL, RegisteredModel
 
 
 def promote(context: RunContext, vertical: str, version: str | None = None, approve: bool = False) -> GateResult:
@@ -144,7 +144,7 @@ def _move(context: RunContext, name: str, challenger: RegisteredModel, champion:
 def _record(
     context: RunContext, vertical: str, challenger: RegisteredModel, parts: list[str], result: GateResult
 ) -> None:
-    tags = {"loopfm.gate": result.verdict, "loopfm.gate_reasons": "; ".join(result.reasons)[:4000]}
+    tags = {GATE_TAG: result.verdict, "loopfm.gate_reasons": "; ".join(result.reasons)[:4000]}
     context.registry.tag_version(challenger.name, challenger.version, tags)
     common = {
         "vertical": vertical,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 TRAINED_UNTIL = "loopfm.trained_until"
 """Tag of a model: the newest partition that it trained or validated on."""
+GATE_TAG = "loopfm.gate"
+"""Tag of a model: the gate's verdict on it."""
 CHALLENGER = "challenger"
 ROLLBACK = "rollback"
 IDEMPOTENCY_TAG = "loopfm.idempotency"

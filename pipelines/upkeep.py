@@ -12,12 +12,11 @@ from pipelines.context import RunContext
 from pipelines.errors import StepError
 from pipelines.features import FEATURES, HISTORIES
 from pipelines.infer import FM_OUTPUTS
-from pipelines.registry import CHALLENGER, CHAMPION, ROLLBACK, RegisteredModel
+from pipelines.registry import CHALLENGER, CHAMPION, GATE_TAG, ROLLBACK, RegisteredModel
 from pipelines.segments import SEGMENTS
 
 ALIASES = (CHAMPION, ROLLBACK, CHALLENGER)
 VERSION_TAG = "loopfm.version."
-GATE_TAG = "loopfm.gate"
 SPACE_STEPS = (FM_OUTPUTS, SEGMENTS, HISTORIES, FEATURES)
 TABLES = ("examples", "labels", "past_events", "quarantine", "partials", "fm_inputs", *(s.table for s in SPACE_STEPS))
 LOGS = ("evaluations", "spaces", "ledger")

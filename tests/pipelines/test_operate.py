@@ -11,6 +11,7 @@ import pytest
 
 from feature_store.clocks import HOUR_MS
 from feature_store.errors import ContractError
+from feature_store.ledger import DONE
 from feature_store.retention import vacuum
 from feature_store.tables import TableStore
 from pipelines.backfill_plan import plan_backfill
@@ -18,7 +19,7 @@ from pipelines.cli import main
 from pipelines.context import RunContext
 from pipelines.drift import centroid_drift
 from pipelines.errors import GateError, StepError
-from pipelines.features import features
+from pipelines.features import FEATURES, features
 from pipelines.live import alarms, score_champions
 from pipelines.orchestration.windows import fm_windows, vm_space, vm_windows
 from pipelines.promote import judge
@@ -135,6 +136,22 @@ def test_a_lag_breach_is_measured_from_the_end_of_the_partition(loop: Loop) -> N
     entry = context.store.ledger.coverage("features", {"space_id": space.space_id})[LAST]
     late = entry.computed_at - context.dataset.clock.end(LAST) - context.dataset.lag
     text = next(a.text for a in alarms(context, LAST, live=True) if a.kind == "lag")
+    assert f"{late / HOUR_MS:.1f} h after" in text
+
+
+def test_a_partition_that_is_written_again_is_not_late_for_it(loop: Loop) -> None:
+    context, space = loop.again(), loop.result.spaces[0]
+    scope = {"space_id": space.space_id}
+    entry = context.store.ledger.coverage("features", scope)[LAST]
+    attempt = context.store.begin("features", scope, [LAST], FEATURES.info(context), {})
+    again = [
+        replace(e, state=DONE, version_written=99, computed_at=entry.computed_at + 9 * HOUR_MS)
+        for e in attempt.entries(DONE)
+    ]
+    context.store.ledger.append(again)
+    assert context.store.ledger.coverage("features", scope)[LAST].computed_at > entry.computed_at
+    late = entry.computed_at - context.dataset.clock.end(LAST) - context.dataset.lag
+    text = next(a.text for a in alarms(context, LAST, live=True) if a.kind == "lag" and space.space_id in a.text)
     assert f"{late / HOUR_MS:.1f} h after" in text
 
 
