@@ -2,10 +2,11 @@
 
 ``loopfm run`` over a tiny generated world, run as a task of Airflow runs a step, is killed (kill -9) again and again at
 random instants: the supervisor that watches it, its own process, its Spark JVM or a Python worker of Spark, as drawn;
-each time the same command is started at once, beside whatever the killed one left behind. Afterwards it runs to its end
-once. Figures: ``kills`` and how many hit each kind of process, ``steps_hit`` (how many different steps they hit),
-``recoveries`` (runs that were started after a kill), and the rows and figures that differ from those of a run that
-nobody disturbed (``differing_rows``).
+each time the same command is started at once, beside whatever the killed one left behind. A run that comes to its end
+leaves its home, and the next home is begun; the last one runs to its end undisturbed. Figures: ``kills`` and how many
+hit each kind of process, ``steps_hit`` (how many different steps they hit), ``homes`` and ``recoveries`` (runs that
+were started after a kill), and the rows and figures of all homes that differ from those of a run that nobody disturbed
+(``differing_rows``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -44,25 +46,32 @@ def body(settings: Faults, report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-faults-", dir=CACHE, ignore_cleanup_errors=True) as folder:
         conf = Path(folder) / PROJECT_FILE
         save_project(RunContext(settings.project.load(), str(conf)))
-        quiet, disturbed = Runs(conf, Path(folder) / "quiet"), Runs(conf, Path(folder) / "disturbed")
+        quiet, disturbed = Runs(conf, Path(folder) / "quiet"), [*_homes(conf, Path(folder), settings.kills)]
         arguments = ["run", "--arms", *settings.arms]
         try:
             with timed(report, "an undisturbed run"):
                 quiet.complete(*arguments)
             kills = planned_kills(settings.seed, settings.kills, quiet.working_seconds)
             with timed(report, f"{len(kills)} kills"):
-                done = kill_through(disturbed, arguments, kills)
+                done, begun = kill_through(iter(disturbed), arguments, kills)
             with timed(report, "the last run, to its end"):
-                disturbed.complete(*arguments)
+                begun[-1].complete(*arguments)
         except RuntimeError as error:
             raise BenchmarkError(str(error)) from error
         finally:
-            for runs in (quiet, disturbed):
+            for runs in (quiet, *disturbed):
                 runs.clean()
-        _report(settings, report, done, disturbed.count - 1, differing_rows(quiet.context, disturbed.context))
+        report.add("homes", len(begun))
+        report.add("recoveries", sum(runs.count - 1 for runs in begun))
+        _report(settings, report, done, [differing_rows(quiet.context, runs.context) for runs in begun])
 
 
-def _report(settings: Faults, report: Report, done: list[Struck], recoveries: int, found: dict[str, int]) -> None:
+def _homes(conf: Path, folder: Path, count: int) -> Iterator[Runs]:
+    for number in range(count + 1):
+        yield Runs(conf, folder / f"disturbed-{number}")
+
+
+def _report(settings: Faults, report: Report, done: list[Struck], found: list[dict[str, int]]) -> None:
     report.add("kills", len(done), at_least(settings.wanted_kills))
     kinds, steps = Counter(struck.kind for struck in done), Counter(struck.step for struck in done)
     for kind in DRAWN:
@@ -70,10 +79,10 @@ def _report(settings: Faults, report: Report, done: list[Struck], recoveries: in
     for step, count in steps.items():
         report.say(f"in {step}: {count} kills")
     report.add("steps_hit", len(steps))
-    report.add("recoveries", recoveries)
-    for table, rows in found.items():
-        report.say(f"{table}: {rows} rows differ")
-    report.add("differing_rows", sum(found.values()), at_most(0))
+    for number, tables in enumerate(found):
+        for table, rows in tables.items():
+            report.say(f"disturbed-{number} {table}: {rows} rows differ")
+    report.add("differing_rows", sum(sum(tables.values()) for tables in found), at_most(0))
 
 
 if __name__ == "__main__":

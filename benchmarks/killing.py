@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -170,29 +170,43 @@ def planned_kills(seed: int, count: int, longest: float) -> list[Kill]:
     return [Kill(longest * chance.random() ** 3, (kind, *more)) for kind, more in zip(first, others, strict=True)]
 
 
-def kill_through(runs: Runs, arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60) -> list[Struck]:
-    """Carry the planned kills out while ``arguments`` is run again and again, supervised; what each of them hit.
+def kill_through(
+    homes: Iterator[Runs], arguments: Sequence[str], kills: Sequence[Kill], grace: float = 60
+) -> tuple[list[Struck], list[Runs]]:
+    """Carry the planned kills out while ``arguments`` is run again and again, supervised.
 
-    A run that ends before its kill is started again: it finds what is fresh and goes through the same steps.
+    A run that comes to its end is left as it is, and the next home begun: in the old one nothing is left to disturb.
+
+    Returns:
+        What each kill hit, and the homes that were begun; in the last one the work may not be done.
     """
-    done: list[Struck] = []
-    again = partial(runs.start, *arguments, supervised=True)
-    run = again()
+    done, begun = [], [next(homes)]
+    run = begun[0].start(*arguments, supervised=True)
     for kill in kills:
         kind = ""
         while not kind:
+            runs = begun[-1]
             wait_for(partial(_under_way, runs, run), START_SECONDS)
             _wait_for_end(run, kill.after)
             wait_for(partial(_has, runs, run, kill.kinds[0]), WAIT_SECONDS, every=0.5)
             kind = "" if ended(run) else runs.kill(run, kill.kinds)
-            run = again() if not kind else run
+            run = run if kind else _again(begun, homes, run, arguments)
         done.append(Struck(kind, runs.last_step))
         _wait_for_end(run, grace if kind != WORKER else 5)
-        run = again() if ended(run) else run
+        run = _again(begun, homes, run, arguments)
     if not ended(run):
         run.kill()
         run.wait(30)
-    return done
+    return done, begun
+
+
+def _again(begun: list[Runs], homes: Iterator[Runs], run: psutil.Popen, arguments: Sequence[str]) -> psutil.Popen:
+    """The run itself while it lives, else the next one."""
+    if not ended(run):
+        return run
+    if run.wait() == 0:
+        begun.append(next(homes))
+    return begun[-1].start(*arguments, supervised=True)
 
 
 def differing_rows(left: RunContext, right: RunContext) -> dict[str, int]:

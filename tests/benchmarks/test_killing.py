@@ -25,10 +25,12 @@ time.sleep(60)
 class Sleepers(Runs):
     """Runs whose supervisor starts a task half a second later, and that a Python worker."""
 
+    script = SCRIPT
+
     def start(self, *arguments: str, supervised: bool = False) -> psutil.Popen:
         self.count += 1
         own, *names = ["benchmarks.supervised", "pipelines.cli", "pyspark.worker"][0 if supervised else 1 :]
-        self.conf.write_text(SCRIPT)
+        self.conf.write_text(self.script)
         with self.log.open("w") as output:
             process = psutil.Popen(
                 [sys.executable, str(self.conf), own],
@@ -72,5 +74,16 @@ def test_processes_are_told_apart(runs: Sleepers) -> None:
 
 def test_a_kind_that_does_not_live_yet_is_waited_for(runs: Sleepers) -> None:
     kills = [Kill(0.0, (WORKER, TASK)), Kill(0.0, (SUPERVISOR, TASK))]
-    assert kill_through(runs, [], kills, grace=1) == [(WORKER, "begun"), (SUPERVISOR, "begun")]
+    done, begun = kill_through(iter([runs]), [], kills, grace=1)
+    assert (done, begun) == ([(WORKER, "begun"), (SUPERVISOR, "begun")], [runs])
     assert runs.count == 2, "the run lives on without its worker, and is started again without its supervisor"
+
+
+def test_a_run_that_comes_to_its_end_leaves_its_home(runs: Sleepers, tmp_path: Path) -> None:
+    (tmp_path / "next").mkdir()
+    later = Sleepers(tmp_path / "later.py", tmp_path / "next")
+    runs.script = 'print("[   0.1 s] begun", flush=True)'
+    done, begun = kill_through(iter([runs, later]), [], [Kill(0.5, (TASK,))], grace=1)
+    later.clean()
+    assert (done, begun) == ([(TASK, "begun")], [runs, later])
+    assert (runs.count, later.count) == (1, 1)
