@@ -26,6 +26,8 @@ DRAWN = (SUPERVISOR, TASK, JVM, WORKER)
 """Kinds that live in every run; a trainer of its own is there only with ``train-fm --processes``."""
 START_SECONDS = 120
 WAIT_SECONDS = 60
+STARTS = 20
+"""How often a run may end before one kill hits it."""
 PROGRESS = re.compile(r"\[ *(\d+\.\d) s\] ([\w-]+)")
 AUDIT_COLUMNS = {"computed_at", "run_id", "model_version"}
 SETTINGS_OF_RUNS = {
@@ -179,25 +181,34 @@ def kill_through(
 
     Returns:
         What each kill hit, and the homes that were begun; in the last one the work may not be done.
+
+    Raises:
+        RuntimeError: run after run ends before it can be hit; holds the end of what the last one printed.
     """
     done, begun = [], [next(homes)]
     run = begun[0].start(*arguments, supervised=True)
     for kill in kills:
-        kind = ""
-        while not kind:
-            runs = begun[-1]
-            wait_for(partial(_under_way, runs, run), START_SECONDS)
-            _wait_for_end(run, kill.after)
-            wait_for(partial(_has, runs, run, kill.kinds[0]), WAIT_SECONDS, every=0.5)
-            kind = "" if ended(run) else runs.kill(run, kill.kinds)
-            run = run if kind else _again(begun, homes, run, arguments)
-        done.append(Struck(kind, runs.last_step))
+        starts = 0
+        while not (kind := _hit(begun[-1], run, kill)):
+            if (starts := starts + 1) == STARTS:
+                end = begun[-1].log.read_text()[-3000:]
+                raise RuntimeError(f"{STARTS} runs ended by themselves; the last one:\n{end}")
+            run = _again(begun, homes, run, arguments)
+        done.append(Struck(kind, begun[-1].last_step))
         _wait_for_end(run, grace if kind != WORKER else 5)
         run = _again(begun, homes, run, arguments)
     if not ended(run):
         run.kill()
         run.wait(30)
     return done, begun
+
+
+def _hit(runs: Runs, run: psutil.Popen, kill: Kill) -> str:
+    """Carry a kill out; the kind of process that it hit, empty where the run ended before."""
+    wait_for(partial(_under_way, runs, run), START_SECONDS)
+    _wait_for_end(run, kill.after)
+    wait_for(partial(_has, runs, run, kill.kinds[0]), WAIT_SECONDS, every=0.5)
+    return "" if ended(run) else runs.kill(run, kill.kinds)
 
 
 def _again(begun: list[Runs], homes: Iterator[Runs], run: psutil.Popen, arguments: Sequence[str]) -> psutil.Popen:

@@ -87,3 +87,11 @@ def test_a_run_that_comes_to_its_end_leaves_its_home(runs: Sleepers, tmp_path: P
     later.clean()
     assert (done, begun) == ([(TASK, "begun")], [runs, later])
     assert (runs.count, later.count) == (1, 1)
+
+
+def test_runs_that_always_fail_are_given_up(runs: Sleepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.killing.STARTS", 2)
+    runs.script = 'print("[   0.1 s] begun", flush=True); raise SystemExit(1)'
+    with pytest.raises(RuntimeError, match=r"2 runs ended by themselves; the last one:\n.*begun"):
+        kill_through(iter([runs]), [], [Kill(0.5, (TASK,))])
+    assert runs.count == 2
