@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -46,7 +45,8 @@ def body(settings: Faults, report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-faults-", dir=CACHE, ignore_cleanup_errors=True) as folder:
         conf = Path(folder) / PROJECT_FILE
         save_project(RunContext(settings.project.load(), str(conf)))
-        quiet, disturbed = Runs(conf, Path(folder) / "quiet"), [*_homes(conf, Path(folder), settings.kills)]
+        quiet = Runs(conf, Path(folder) / "quiet")
+        disturbed = [Runs(conf, Path(folder) / f"disturbed-{number}") for number in range(settings.kills + 1)]
         arguments = ["run", "--arms", *settings.arms]
         try:
             with timed(report, "an undisturbed run"):
@@ -64,11 +64,6 @@ def body(settings: Faults, report: Report) -> None:
         report.add("homes", len(begun))
         report.add("recoveries", sum(runs.count - 1 for runs in begun))
         _report(settings, report, done, [differing_rows(quiet.context, runs.context) for runs in begun])
-
-
-def _homes(conf: Path, folder: Path, count: int) -> Iterator[Runs]:
-    for number in range(count + 1):
-        yield Runs(conf, folder / f"disturbed-{number}")
 
 
 def _report(settings: Faults, report: Report, done: list[Struck], found: list[dict[str, int]]) -> None:

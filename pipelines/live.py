@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.clocks import HOUR_MS
@@ -113,9 +114,9 @@ def _record(
 
 def _lag_breach(context: RunContext, part: str) -> list[Alarm]:
     due = context.dataset.clock.end(part) + context.dataset.lag
-    found = []
+    found, rows = [], context.store.ledger.entries()
     for space in context.spaces.active():
-        published = _first_published(context, space.space_id, part)
+        published = _first_published(rows, space.space_id, part)
         if published is not None and published > due:
             late = (published - due) / HOUR_MS
             text = f"features of space {space.space_id} were published {late:.1f} h after the declared lag"
@@ -123,9 +124,8 @@ def _lag_breach(context: RunContext, part: str) -> list[Alarm]:
     return found
 
 
-def _first_published(context: RunContext, space_id: str, part: str) -> int | None:
+def _first_published(rows: pa.Table, space_id: str, part: str) -> int | None:
     """When readers got features of a partition (epoch ms): a later attempt, such as of a cleared task, is no delay."""
-    rows = context.store.ledger.entries()
     wanted = {"table": "features", "scope": scope_text({"space_id": space_id}), "part": part, "state": DONE}
     own = reduce(pc.and_, [pc.equal(rows[column], value) for column, value in wanted.items()])
     return min(rows.filter(own)["computed_at"].to_pylist(), default=None)

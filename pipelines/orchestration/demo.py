@@ -36,8 +36,8 @@ def demo(site: Site, path: Path = CONF) -> None:
     api = up(site)
     try:
         with _slots(api, SPARK_POOL, 2), _slots(api, TRAINER_POOL, 2):
-            run_dags(api, path)
-        for dag_id in project_dag_ids(api, path):
+            begun_dags = run_dags(api, path)
+        for dag_id in begun_dags:
             api.pause(dag_id)
         _report(site, path)
         print(f"demo: {time.monotonic() - begun:.0f} s   Airflow: {site.airflow_url}   MLflow: {site.mlflow_url}")
@@ -46,7 +46,7 @@ def demo(site: Site, path: Path = CONF) -> None:
             down(site)
 
 
-def run_dags(api: AirflowApi, path: Path) -> None:
+def run_dags(api: AirflowApi, path: Path) -> list[str]:
     """The Dags of a generated world: a backfill of past days, then the newest day's run beside the FM's and the VMs'.
 
     FM and VMs are trained on the past days. The newest day's run first makes the tables of all spaces; by the time that
@@ -55,6 +55,9 @@ def run_dags(api: AirflowApi, path: Path) -> None:
     Args:
         api: an Airflow that has them.
         path: configuration file of the project.
+
+    Returns:
+        Dags that were switched on for it.
 
     Raises:
         StepError: the project has no generated world, or a Dag run failed.
@@ -78,12 +81,7 @@ def run_dags(api: AirflowApi, path: Path) -> None:
     _require_success(api, follower.ended())
     if not follower.succeeded(data, OF_A_SPACE):
         _require_success(api, Follower(api, {data: start(api, data, {}, partition_key=last)}).ended())
-
-
-def project_dag_ids(api: AirflowApi, path: Path) -> list[str]:
-    """Dags of a project that are switched on."""
-    name = load_config(path).name
-    return [dag_id for dag_id, paused in api.dags().items() if dag_id.startswith(f"{name}_") and not paused]
+    return list(follower.runs)
 
 
 @contextmanager

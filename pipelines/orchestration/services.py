@@ -78,7 +78,7 @@ def up(site: Site, upgrade: bool = False) -> AirflowApi:
             require_alive(running)
         except StepError as error:
             left = ", ".join(service.name for service in running if service.process) or "nothing"
-            raise StepError(f"{error}\nOf the others {left} still runs: `make down`, then `make up`") from error
+            raise StepError(f"{error}\nStill running of the others: {left}. `make down`, then `make up`") from error
         _say(site, "already running")
         return api
     require_free_port(site.airflow_port, AIRFLOW_PORT_SETTING)

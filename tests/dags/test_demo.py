@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -41,4 +43,7 @@ def test_the_demo_ends_with_the_arms_and_leaves_nothing_running(tmp_path: Path) 
     assert done.returncode == 0, text[-3000:]
     for line in ("small_backfill write[0]: success", "small_fm", "small_data", "+ LoopFM + KD", "FM itself", "demo: "):
         assert line in text
+    with closing(sqlite3.connect(tmp_path / "airflow" / "airflow.db")) as database:
+        on = database.execute("select dag_id from dag where not is_paused").fetchall()
+    assert on == [], "its world has ended"
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]

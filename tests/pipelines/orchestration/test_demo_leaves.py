@@ -61,10 +61,7 @@ class Running(Pool):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = {"demo_data": False, "demo_fm": False, "demo_search_feed": True, "other_data": False}
-
-    def dags(self) -> dict[str, bool]:
-        return dict(self.known)
+        self.known = {"demo_data": False, "demo_fm": False, "demo_b_data": False}
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         if path.startswith("/dags/") and body is not None:
@@ -81,9 +78,10 @@ def test_dags_are_switched_off_and_only_an_own_airflow_ends(
     if ran_before:
         service_file(site).write([Service("scheduler", 1, 0.0, "log")])
     for name, stand_in in {
-        "up": lambda of: api, "down": ended.append, "run_dags": lambda *of: None, "_report": lambda *of: None,
+        "up": lambda of: api, "down": ended.append, "run_dags": lambda *of: ["demo_data", "demo_fm"],
+        "_report": lambda *of: None,
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, stand_in)
     module.demo(site)
-    assert api.known == {"demo_data": True, "demo_fm": True, "demo_search_feed": True, "other_data": False}
+    assert api.known == {"demo_data": True, "demo_fm": True, "demo_b_data": False}
     assert ended == ([] if ran_before else [site])
