@@ -234,8 +234,13 @@ def _overwrite(frame: DataFrame, path: str, predicate: str, metadata: str) -> No
     writer.option("maxRecordsPerFile", MAX_ROWS_PER_FILE).save(path)
 
 
-_LOST_WORKERS = ("Python worker exited unexpectedly", "reading the port number from pyspark.daemon")
-"""Of Spark's messages: a worker that was killed, and the process that starts them."""
+def _is_lost_worker(text: str) -> bool:
+    """Whether Spark tells of a killed Python worker, or its class that starts workers of the killed process beneath it.
+
+    The latter says each time what it was about (a port, a stream that is closed), so its name in the trace decides.
+    """
+    started = "PythonWorkerFactory" in text and "Cannot run program" not in text
+    return started or "Python worker exited unexpectedly" in text
 
 
 def _raise_if_out_of_memory(attempt: Attempt, error: Exception) -> None:
@@ -245,7 +250,7 @@ def _raise_if_out_of_memory(attempt: Attempt, error: Exception) -> None:
             f"{attempt}: Spark's heap is too small for this range; raise {MEMORY_SETTING} (as in 4g), or write fewer "
             "partitions at once"
         ) from error
-    if any(words in text for words in _LOST_WORKERS):
+    if _is_lost_worker(text):
         raise FeatureStoreError(
             f"{attempt}: a Python worker was killed, most likely for lack of memory, which lies outside Spark's heap; "
             f"lower {MEMORY_SETTING}, or run fewer workers at once ({MASTER_SETTING}=local[1])"

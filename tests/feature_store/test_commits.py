@@ -242,12 +242,29 @@ def test_a_killed_python_worker_names_the_setting(spark, store):
         store.commit(store.begin("labels", {}, [DAY_1], STEP, {}), rows.mapInArrow(killed, rows.schema))
 
 
-def test_a_killed_starter_of_python_workers_says_the_same(store):
-    """Which is hit where it is killed while it starts: Spark then finds no port to ask for workers at."""
+@pytest.mark.parametrize(
+    ("message", "method"),
+    [
+        ("EOFException occurred while reading the port number from pyspark.daemon's stdout.", "startDaemon"),
+        ("java.io.IOException: Stream closed", "stopWorker"),
+    ],
+)
+def test_a_killed_starter_of_python_workers_says_the_same(store, message, method):
+    """Killed while it starts it leaves no port to ask for workers at, later no stream to tell of idle ones."""
     attempt = store.begin("labels", {}, [DAY_1], STEP, {})
-    error = RuntimeError("EOFException occurred while reading the port number from pyspark.daemon's stdout.")
+    error = RuntimeError(
+        f"{message}\n\tat org.apache.spark.api.python.PythonWorkerFactory.{method}(PythonWorkerFactory)"
+    )
     with pytest.raises(FeatureStoreError, match="Python worker was killed"):
         commits._raise_if_out_of_memory(attempt, error)
+
+
+def test_a_python_that_is_not_there_is_no_killed_worker(store):
+    attempt = store.begin("labels", {}, [DAY_1], STEP, {})
+    error = RuntimeError(
+        'Cannot run program "none"\n\tat org.apache.spark.api.python.PythonWorkerFactory.startDaemon()'
+    )
+    commits._raise_if_out_of_memory(attempt, error)
 
 
 def test_attempts_that_begin_at_once_have_an_order(store):
