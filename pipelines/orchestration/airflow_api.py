@@ -131,10 +131,10 @@ class AirflowApi:
         return self.call("GET", f"{path}?map_index={map_index}&deserialize=true")["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> list[str]:
-        """Lines of a task's log."""
+        """Lines of a task's log; the message of an error follows the line that tells of it."""
         path = f"/dags/{dag_id}/dagRuns/{_quoted(run_id)}/taskInstances/{task_id}/logs/{try_number}"
         content = self.call("GET", f"{path}?map_index={map_index}")["content"]
-        return [str(line.get("event", "")) if isinstance(line, dict) else str(line) for line in content]
+        return [text for line in content for text in _texts(line)]
 
     def _all(self, path: str, name: str) -> list[dict[str, Any]]:
         """Every page of a list: Airflow answers with at most ``[api] maximum_page_limit`` rows, whatever is asked."""
@@ -165,6 +165,13 @@ class AirflowApi:
         except (OSError, HTTPException) as error:
             raise NoAnswerError(f"{self.url}: no Airflow answers ({error}); start one with `make up`") from error
         return json.loads(text) if text else None
+
+
+def _texts(line: Any) -> list[str]:
+    if not isinstance(line, dict):
+        return [str(line)]
+    errors = line.get("error_detail") or []
+    return [str(line.get("event", "")), *(f"{error['exc_type']}: {error['exc_value']}" for error in errors)]
 
 
 def _quoted(run_id: str) -> str:

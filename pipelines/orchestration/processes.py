@@ -20,6 +20,7 @@ from pipelines.orchestration.airflow_env import HOST
 
 LOG_LINES = 15
 MARK_SETTING = "LOOPFM_SERVICE"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def tail(log: Path) -> str:
@@ -30,13 +31,15 @@ def tail(log: Path) -> str:
 
 @dataclass(frozen=True)
 class Service:
-    """A started process. ``created`` (s since 1970) tells it from a later process with the same pid; ``mark`` is in the
-    environment of all that it starts."""
+    """A started process. ``created`` (s since the machine's start, which no change of its clock moves) tells it from a
+    later process with the same pid; ``machine_start`` names that start; ``mark`` is in the environment of all that it
+    starts."""
 
     name: str
     pid: int
     created: float
     log: str
+    machine_start: str = ""
     mark: str = ""
 
     @property
@@ -54,7 +57,7 @@ class Service:
     def has_session(self) -> bool:
         """Whether the session of this number is the service's: it outlives its leader, but not the machine's restart; a
         later process has its own."""
-        if self.created < psutil.boot_time():
+        if self.machine_start != machine_start():
             return False
         try:
             return self._started(psutil.Process(self.pid))
@@ -67,7 +70,19 @@ class Service:
         return tail(Path(self.log))
 
     def _started(self, process: psutil.Process) -> bool:
-        return abs(process.create_time() - self.created) < 0.01
+        return self.machine_start == machine_start() and abs(_created(process) - self.created) < 0.01
+
+
+def machine_start() -> str:
+    """Names the machine's present run, from its start to its next; its time where the system has no name for it."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def _created(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()
 
 
 class ServiceFile:
@@ -108,7 +123,7 @@ def start(name: str, command: list[str], environment: Mapping[str, str], log: Pa
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Service(name, process.pid, psutil.Process(process.pid).create_time(), str(log), mark)
+    return Service(name, process.pid, _created(psutil.Process(process.pid)), str(log), machine_start(), mark)
 
 
 def stop(services: Iterable[Service], grace: float = 20.0) -> list[str]:

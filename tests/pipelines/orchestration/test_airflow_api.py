@@ -18,6 +18,15 @@ MOST = 100
 """Airflow's own limit of a page."""
 
 
+LOG = [
+    {"event": "::group::Log message source details", "sources": ["a file"]},
+    {
+        "event": "Task failed with exception",
+        "error_detail": [{"exc_type": "StepError", "exc_value": "feed: too early"}],
+    },
+]
+
+
 class Airflow(BaseHTTPRequestHandler):
     """Answers for a login with lists in pages; a token is good for ``uses`` questions."""
 
@@ -36,6 +45,9 @@ class Airflow(BaseHTTPRequestHandler):
             self._answer(401, {"detail": "Invalid JWT token"})
             return
         Airflow.left -= 1
+        if "/logs/" in self.path:
+            self._answer(200, {"content": LOG})
+            return
         asked = parse_qs(urlsplit(self.path).query)
         start = int(asked["offset"][0])
         page = DAGS[start : start + min(int(asked["limit"][0]), MOST)]
@@ -75,3 +87,10 @@ def test_a_login_that_ended_is_made_again_once(api: AirflowApi) -> None:
     Airflow.left = 0
     with pytest.raises(StepError, match=r"401 .*Invalid JWT token"):
         api.dags()
+
+
+def test_the_message_of_an_error_is_a_line_of_the_log(api: AirflowApi) -> None:
+    assert api.log("project_vm_feed", "manual", "wait")[1:] == [
+        "Task failed with exception",
+        "StepError: feed: too early",
+    ]

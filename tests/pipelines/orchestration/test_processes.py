@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -83,7 +84,7 @@ def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 
 def test_a_later_process_with_the_same_number_is_left_alone(tmp_path: Path) -> None:
     service = run(tmp_path, "import time; time.sleep(60)")
-    stranger = Service("one", service.pid, service.created - 100, service.log)
+    stranger = replace(service, created=service.created - 100, mark="")
     assert stop([stranger]) == ["one"]
     assert service.process is not None
     stop([service])
@@ -95,16 +96,27 @@ def test_a_session_of_that_number_is_another_ones_after_a_restart_of_the_machine
     child = psutil.Process(int(service.last_lines.splitlines()[0]))
     os.kill(service.pid, signal.SIGKILL)
     os.waitpid(service.pid, 0)
-    stop([Service("one", service.pid, psutil.boot_time() - 100, service.log)])
+    stop([replace(service, machine_start="the one before", mark="")])
     assert child.is_running()
     stop([service])
     assert not child.is_running()
 
 
+def test_a_service_is_known_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a pause of a virtual machine: the start of the machine, in the clock's time, is then another one."""
+    service = run(tmp_path, "import time; time.sleep(60)")
+    before = psutil.boot_time()
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: before + 240)
+    assert abs(psutil.Process(service.pid).create_time() - time.time()) > 200
+    assert service.process is not None
+    assert stop([replace(service, mark="")]) == []
+    assert service.process is None
+
+
 def test_the_file_holds_what_was_started(tmp_path: Path) -> None:
     file = ServiceFile(tmp_path / "services.json")
     assert file.read() == []
-    services = [Service("one", 1, 2.5, "log"), Service("two", 3, 4.0, "log")]
+    services = [Service("one", 1, 2.5, "log"), Service("two", 3, 4.0, "log", "start", "mark")]
     file.write(services)
     assert file.read() == services
     file.write([])
