@@ -21,6 +21,10 @@ class NormedBoundary(nn.Module):
 
     def forward(self, pooled: Tensor, count: Tensor, tokens: TokenBatch) -> Tensor:
         """Pooled [R, K * D], count [R, C] -> [R, K * D + C]."""
+        return self.served(pooled, count)
+
+    def served(self, pooled: Tensor, count: Tensor) -> Tensor:
+        """``forward`` without tokens."""
         normed = self.norm(pooled.unflatten(1, (-1, self.norm.normalized_shape[0]))).flatten(1)
         return torch.cat([self.dropout(normed), count], dim=1)
 
@@ -43,11 +47,15 @@ class AgedBoundary(nn.Module):
 
     def forward(self, pooled: Tensor, count: Tensor, tokens: TokenBatch) -> Tensor:
         """Pooled [R, K * D], count [R, C] -> [R, K * D + C]."""
-        read = torch.cat([pooled, count], dim=1)
+        read = self.served(pooled, count)
         if not self.training:
             return read
         kept = torch.rand(len(read), device=read.device) >= self.chance(tokens)
         return read * kept[:, None]
+
+    def served(self, pooled: Tensor, count: Tensor) -> Tensor:
+        """``forward`` while nothing is dropped."""
+        return torch.cat([pooled, count], dim=1)
 
 
 def make_boundary(settings: Boundary | None, dim: int) -> NormedBoundary | AgedBoundary | None:

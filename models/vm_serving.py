@@ -3,8 +3,8 @@
 Shape legend: B examples, P histories, L tokens of the longest one, K pooled vectors, D reader dim.
 
 What a token adds to its projection is linear, and of all that is read only its age depends on the request:
-c = s + a * w, a its log age, w the (centred) weights of the age. So s [P, L, D] is kept, and with |s|^2 and s . w the
-scale of the LayerNorm follows from [B, L] numbers alone; c is never made.
+c = s + a * w, a its log age, w the (centred) weights of the age. So s [P, D, L] is kept, and with |s|^2 and s . w the
+scale of the LayerNorm follows from one number a token; c is never made.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import history_kernel
 from models.errors import FeatureMismatchError
 from models.feed import make_batch, needed_columns, token_columns
 from models.histories import decode_histories
+from models.history_kernel import ProjectedTokens
 from models.metrics import Floats
 from models.readers import (
+    AGE_SCALE,
+    COUNT_SCALE,
+    DECAYED_SCALE,
     LAYER_NORM_EPSILON,
-    MASKED,
     AttentionReader,
     DecayedReader,
-    EncodedTokens,
     HistoryReader,
     MeanReader,
     NewestReader,
-    count_feature,
-    log_age,
 )
 from models.vm_artifact import VmArtifact
 from models.vm_data import NEVER, HistoryBatch, HistoryKey, TokenBatch, TokenPool, VmBatch, gather_tokens
@@ -151,19 +152,12 @@ class ProjectedHistories:
     def __init__(self, reader: HistoryReader, pool: TokenPool) -> None:
         self.reader, every = reader, torch.arange(len(pool.offsets) - 1)
         lengths = HistoryBatch(every, pool).lengths(reader.length)
-        self.lengths = lengths
-        weight = reader.project.weight - reader.project.weight.mean(dim=0)
-        bias = reader.project.bias - reader.project.bias.mean()
-        self.age_weight = weight[:, -1].contiguous()
         padded = _padded(pool, every, lengths)
-        mask = padded.tokens.mask
-        self.event_ts = torch.where(mask, padded.event_ts, 0)
         self.labels_until = padded.labels_until
-        static = F.linear(reader.tokens(padded.tokens), weight, bias) * mask[..., None]
-        self.static = static.contiguous()
-        self.squares = static.square().sum(dim=-1)
-        self.along_age = static @ self.age_weight
-        self.age_square = float(self.age_weight.square().sum())
+        self.tokens = _project(reader, padded, lengths)
+        rows = [row for kind in reader.kinds for row in _pooled_rows(kind)]
+        self.kinds = np.array([kind for kind, _ in rows])
+        self.values = np.array([value for _, value in rows], np.float32)
 
     def all_labels_visible(self, index: Tensor, event_ts: Tensor) -> bool:
         """Whether every label that the histories of B examples hold is available at each one's instant."""
@@ -171,37 +165,47 @@ class ProjectedHistories:
 
     def read(self, index: Tensor, event_ts: Tensor, query: Tensor) -> Tensor:
         """What ``HistoryReader`` gives for histories ``index`` [B] at ``event_ts`` [B]: [B, width]."""
-        lengths = self.lengths.index_select(0, index)
-        mask = torch.arange(self.static.shape[1]) < lengths[:, None]
-        age_hours = (event_ts[:, None] - self.event_ts.index_select(0, index)).float() / 3_600_000
-        age, dim = log_age(age_hours), self.static.shape[2]
-        spread = (
-            self.squares.index_select(0, index)
-            + age * (2 * self.along_age.index_select(0, index) + age * self.age_square)
-        ) / dim
-        scale = (spread + LAYER_NORM_EPSILON).rsqrt()
-        static = self.static.index_select(0, index)
-        tokens = TokenBatch(mask, age_hours, age, age, None, None, None)
-        weights = torch.cat(
-            [self._weights(kind, static, scale, age, tokens, query) for kind in self.reader.kinds], dim=1
+        read = torch.empty(len(index), len(self.kinds) * self.tokens.dim + 1)
+        history_kernel.pool(
+            self.tokens, index.numpy(), event_ts.numpy(), query.numpy(), self.kinds, self.values, read.numpy()
         )
-        scaled = weights * scale[:, None]
-        pooled = torch.bmm(scaled, static) + (scaled @ age[..., None]) * self.age_weight
-        pooled, count = pooled.flatten(1), count_feature(lengths[:, None], pooled.dtype)
         boundary = self.reader.boundary
-        read = torch.cat([pooled, count], dim=1) if boundary is None else boundary(pooled, count, tokens)
-        return torch.where(lengths[:, None] > 0, read, 0.0)
+        if boundary is None:
+            return read
+        served = boundary.served(read[:, :-1], read[:, -1:])
+        return torch.where(read[:, -1:] > 0, served, 0.0)
 
-    def _weights(
-        self, kind: torch.nn.Module, static: Tensor, scale: Tensor, age: Tensor, tokens: TokenBatch, query: Tensor
-    ) -> Tensor:
-        if not isinstance(kind, AttentionReader):
-            weights: Tensor = kind(EncodedTokens(static, scale), tokens, query)
-            return weights
-        query = query.view(len(query), kind.pooled, kind.dim) / math.sqrt(kind.dim)
-        dots = torch.bmm(query, static.transpose(1, 2)) + (query @ self.age_weight)[..., None] * age[:, None]
-        scores = dots * scale[:, None] + kind.age_slope[None, :, None] * age[:, None]
-        return scores.masked_fill(~tokens.mask[:, None], MASKED).softmax(dim=-1) * tokens.mask[:, None]
+
+def _pooled_rows(kind: torch.nn.Module) -> list[tuple[int, float]]:
+    """Kind and value of each vector that a reader pools, as the kernel takes them."""
+    if isinstance(kind, DecayedReader):
+        return [(history_kernel.DECAYED, math.log(2) / 60 * rate) for rate in (-kind.log_half_life).exp().tolist()]
+    if isinstance(kind, AttentionReader):
+        return [(history_kernel.ATTENTION, slope) for slope in kind.age_slope.tolist()]
+    return [(history_kernel.MEAN if isinstance(kind, MeanReader) else history_kernel.NEWEST, 0.0)]
+
+
+def _project(reader: HistoryReader, padded: _Padded, lengths: Tensor) -> ProjectedTokens:
+    mask = padded.tokens.mask
+    weight = reader.project.weight - reader.project.weight.mean(dim=0)
+    bias = reader.project.bias - reader.project.bias.mean()
+    dim, age_weight = len(weight), weight[:, -1]
+    static = F.linear(reader.tokens(padded.tokens), weight, bias) * mask[..., None]
+    tokens, dims = -mask.shape[1] % history_kernel.TOKEN_MULTIPLE, -dim % history_kernel.DIM_MULTIPLE
+    event_ts = F.pad(torch.where(mask, padded.event_ts, 0), (0, tokens))
+    return ProjectedTokens(
+        lengths=lengths.numpy(),
+        event_ts=event_ts.numpy(),
+        static=F.pad(static.transpose(1, 2), (0, tokens, 0, dims)).contiguous().numpy(),
+        squares=F.pad(static.square().sum(dim=-1), (0, tokens)).numpy(),
+        along_age=F.pad(static @ age_weight, (0, tokens)).numpy(),
+        age_weight=F.pad(age_weight, (0, dims)).contiguous().numpy(),
+        dim=dim,
+        age_scale=np.float32(AGE_SCALE),
+        decayed_scale=np.float32(DECAYED_SCALE),
+        count_scale=np.float32(COUNT_SCALE),
+        epsilon=np.float32(LAYER_NORM_EPSILON),
+    )
 
 
 class _Padded(NamedTuple):
