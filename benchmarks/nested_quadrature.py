@@ -44,22 +44,36 @@ class NestedQuadrature:
         return self._value(self.mean, self.covariance, self.best, place, steps)
 
     def _value(self, mean: np.ndarray, covariance: np.ndarray, best: float, place: int, steps: int) -> float:
+        if steps <= 2:
+            return float(self._values(mean, covariance, best, steps)[place])
         now = float(_ei(mean[place], covariance[place, place], best))
-        if steps == 1:
-            return now
         deviation = np.sqrt(covariance[place, place] + self.noise)
         gain = covariance[:, place] / deviation
         left = covariance - np.outer(gain, gain)
-        later = [self._best(mean + gain * z, left, max(best, mean[place] + deviation * z), steps - 1) for z in self.z]
+        later = [
+            self._values(mean + gain * z, left, max(best, mean[place] + deviation * z), steps - 1).max()
+            for z in self.z
+        ]  # fmt: skip
         return now + float(self.weights @ later)
 
-    def _best(self, mean: np.ndarray, covariance: np.ndarray, best: float, steps: int) -> float:
+    def _values(self, mean: np.ndarray, covariance: np.ndarray, best: float, steps: int) -> np.ndarray:
+        """v_steps at every grid point: [P]."""
+        variance = np.diag(covariance)
         if steps == 1:
-            return float(_ei(mean, np.diag(covariance), best).max())
-        return max(self._value(mean, covariance, best, place, steps) for place in range(len(self.grid)))
+            return _ei(mean, variance, best)
+        if steps > 2:
+            return np.array([self._value(mean, covariance, best, place, steps) for place in range(len(mean))])
+        # Row p: everything after an observation at point p.
+        deviation = np.sqrt(variance + self.noise)
+        gain = covariance.T / deviation[:, None]
+        left, found = variance - gain**2, _ei(mean, variance, best)
+        for z, weight in zip(self.z, self.weights, strict=True):
+            reached = np.maximum(best, mean + deviation * z)
+            found = found + weight * _ei(mean + gain * z, left, reached[:, None]).max(axis=1)
+        return found
 
 
-def _ei(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
+def _ei(mean: np.ndarray, variance: np.ndarray, best: float | np.ndarray) -> np.ndarray:
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     ratio = (mean - best) / deviation
     return np.asarray(deviation * (norm.pdf(ratio) + ratio * norm.cdf(ratio)))

@@ -23,7 +23,7 @@ from benchmarks import dvae_regression
 from benchmarks.dvae_speed import training_seconds
 from benchmarks.dvae_tasks import Bic, GraphTask, Objective, asia, enas_task, network_task, vm_task
 from benchmarks.harness import Report, Target, at_least
-from benchmarks.search_state import Key, Record, Runs, resumable, search_data
+from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable, search_data
 from feature_store.config import Strict
 from pipelines.config import home
 from search.dvae.config import DvaeConfig, DvaeTraining
@@ -40,6 +40,8 @@ from search.trial import Outcome, Trial, best
 RECONSTRUCTION, VALIDITY, FASTER = 0.99, 0.95, 10.0
 TaskName = Literal["enas", "networks", "vm"]
 METHODS = ("random", "evolution", "latent")
+VERSION = 1
+"""Of the code that runs depend on."""
 
 
 class TaskSettings(Strict):
@@ -256,14 +258,12 @@ def _standard(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
 def add_autoencoder(trained: Trained, runs: Runs, report: Report) -> None:
     """Targets are those of the cells; the other tasks are shown beside them."""
     task = trained.task.name
-    found = runs.results.get(Key(trained.name, "autoencoder", 0))
-    if found is None:
-        return
+    found = runs.results.get(Key(trained.name, "autoencoder", 0), {})
     targets: dict[str, Target] = {"average": at_least(RECONSTRUCTION), "validity": at_least(VALIDITY)}
     names = {"average": "reconstruction", "most_frequent": "reconstruction_most_frequent", "validity": "prior_validity"}
     for name in ("average", "most_frequent", "validity", "uniqueness", "novelty", "unique_per_vector"):
         target = targets.get(name) if task == "enas" else None
-        report.add(f"{task}_{names.get(name, name)}", found[name], target)
+        report.add(f"{task}_{names.get(name, name)}", found.get(name, NOT_RUN), target)
 
 
 def add_regression(trained: Trained, runs: Runs, report: Report) -> None:
@@ -294,6 +294,7 @@ def add_speed(trained: Trained, runs: Runs, report: Report) -> None:
     """Seconds of both over the same batches, and their ratio."""
     found = runs.results.get(Key(trained.name, "speed", 0))
     if found is None:
+        report.add("faster_than_loop", NOT_RUN, at_least(FASTER))
         return
     size = trained.settings.speed.batch_size
     report.add("timed_share_of_an_epoch", min(found["batches"] * size / len(trained.train), 1.0))
@@ -308,4 +309,4 @@ def depends(settings: DvaeSettings) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(resumable("search_dvae", SETTINGS, body, depends))
+    sys.exit(resumable("search_dvae", SETTINGS, body, depends, VERSION))

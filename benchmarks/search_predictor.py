@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.harness import Report, at_least
 from benchmarks.peers.search_peers import AxSearch, TpeSearch
-from benchmarks.search_state import Key, Record, Runs, resumable
+from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable
 from benchmarks.search_tables import TABLES, Table
 from feature_store.config import Strict
 from search.driver import Search
@@ -31,6 +31,8 @@ from search.trial import Trial, best, value
 SEARCHED = "nb201_cifar100"
 TAU = "tau"
 SEEDS, REPEATS = 10, 5
+VERSION = 1
+"""Of the code that runs depend on."""
 
 
 class PredictorBenchmark(Strict):
@@ -106,24 +108,25 @@ def _search_figures(runs: Runs, methods: dict[str, int], report: Report) -> None
     targets = {"predictor": at_least(73.20), "ranked": at_least(73.40)}
     for method in methods:
         seeds = runs.seeds(SEARCHED, [method])
-        if seeds:
-            found = np.array([runs.get(SEARCHED, method, seed)["accuracy"] for seed in seeds])
-            report.add(f"{SEARCHED}_{method}_seeds", len(seeds), at_least(SEEDS) if method in targets else None)
-            report.add(f"{SEARCHED}_{method}_mean", float(found.mean()), targets.get(method))
-            report.add(f"{SEARCHED}_{method}_sd", float(found.std()))
+        found = np.array([runs.get(SEARCHED, method, seed)["accuracy"] for seed in seeds])
+        report.add(f"{SEARCHED}_{method}_seeds", len(seeds), at_least(SEEDS) if method in targets else None)
+        report.add(f"{SEARCHED}_{method}_mean", float(found.mean()) if seeds else NOT_RUN, targets.get(method))
+        report.add(f"{SEARCHED}_{method}_sd", float(found.std()) if seeds else NOT_RUN)
 
 
 def _tau_figures(settings: PredictorBenchmark, runs: Runs, report: Report) -> None:
     for table in TABLES:
         function = f"{TAU}_{table}"
         seeds = runs.seeds(function, ["ensemble", "single"])
-        if not seeds:
-            continue
-        taus = {m: np.mean([runs.get(function, m, seed)["tau"] for seed in seeds]) for m in ("ensemble", "single")}
+        taus = {m: _mean([runs.get(function, m, seed)["tau"] for seed in seeds]) for m in ("ensemble", "single")}
         report.add(f"{function}_repeats", len(seeds), at_least(REPEATS))
-        report.add(f"{function}_single_mse", float(taus["single"]))
-        report.add(f"{function}_ensemble", float(taus["ensemble"]))
-        report.add(f"{function}_gain", float(taus["ensemble"] - taus["single"]), at_least(0.03))
+        report.add(f"{function}_single_mse", taus["single"])
+        report.add(f"{function}_ensemble", taus["ensemble"])
+        report.add(f"{function}_gain", taus["ensemble"] - taus["single"], at_least(0.03))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else NOT_RUN
 
 
 if __name__ == "__main__":
@@ -133,5 +136,6 @@ if __name__ == "__main__":
             SETTINGS,
             body,
             lambda s: s.model_dump(exclude={"seeds", "ax_seeds", "repeats"}),
+            VERSION,
         )
     )

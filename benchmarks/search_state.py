@@ -17,6 +17,9 @@ from benchmarks.harness import MissingDataError, Report, benchmark
 from feature_store.config import Strict
 from pipelines.config import data_root, home
 
+NOT_RUN = math.nan
+"""Value of a figure whose runs are not there yet: it counts as short."""
+
 Settings = TypeVar("Settings", bound=Strict)
 Record = dict[str, Any]
 
@@ -90,6 +93,7 @@ def resumable(
     settings: type[Settings],
     body: Callable[[Settings, Report, Runs], None],
     depends: Callable[[Settings], Any],
+    version: int,
     argv: Sequence[str] | None = None,
     shared_state: str | None = None,
 ) -> int:
@@ -97,6 +101,7 @@ def resumable(
 
     Args:
         depends: the settings that a single run's result depends on.
+        version: of the code that a run's result depends on; raised with it, so that no figure mixes two.
         shared_state: name of the default state of benchmarks that share runs; ``name`` when absent.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", add_help=False)
@@ -106,7 +111,7 @@ def resumable(
     path = own.state or Path(home(), "benchmarks", f"{shared_state or name}.jsonl")
 
     def with_runs(chosen: Settings, report: Report) -> None:
-        body(chosen, report, Runs(path, depends(chosen), own.seconds))
+        body(chosen, report, Runs(path, [version, depends(chosen)], own.seconds))
 
     return benchmark(name, settings, with_runs, rest)
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, runtime_checkable
 
 from search.errors import SearchError
-from search.trial import Outcome, Trial
+from search.trial import Outcome, Trial, plain
 
 Objective = Callable[[dict[str, Any], int], Outcome]
 """(configuration, id of the trial) -> what it measured. Worker processes get it pickled."""
@@ -63,9 +63,14 @@ class Processes:
         objective: must pickle; each process gets its own copy.
         workers: trials evaluated at once.
         time_limit_s: a trial that takes longer fails, and its process is killed and replaced; None: no limit.
+
+    Raises:
+        SearchError: a limit that no trial can keep.
     """
 
     def __init__(self, objective: Objective, workers: int, time_limit_s: float | None) -> None:
+        if time_limit_s is not None and not time_limit_s > 0:
+            raise SearchError(f"time_limit_s: got {time_limit_s}; allowed: above 0, or none for no limit")
         self.objective, self.workers, self.time_limit_s = objective, workers, time_limit_s
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, Trial, float]] = {}
@@ -111,7 +116,7 @@ class Processes:
             worker, trial, _ = self._busy.pop(connection)  # type: ignore[call-overload]
             try:
                 answer = worker.connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the latter where it dies in the middle of an answer
                 yield trial.failed(f"its process died, exit code {worker.kill()}")
             else:
                 self._idle.append(worker)
@@ -184,7 +189,7 @@ def _evaluate(objective: Objective, trial: Trial) -> tuple[Outcome | None, str |
         if trial.share < 1 and isinstance(objective, ShortObjective):
             return objective.short(trial.config, trial.id, trial.share), None
         return objective(trial.config, trial.id), None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, f"{type(error).__name__}: {error}"
 
 
@@ -193,6 +198,10 @@ def _apply(trial: Trial, outcome: Outcome | None, error: str | None) -> Trial:
         return trial.failed(error)
     if not isinstance(outcome, Outcome):
         return trial.failed(f"returned {outcome!r}, no Outcome")
+    try:
+        outcome = plain(outcome)
+    except (TypeError, ValueError):
+        return trial.failed(f"returned what are no numbers: {outcome!r}")
     if not math.isfinite(outcome.ne):
         return trial.failed(f"NE is {outcome.ne}")
     if not all(map(math.isfinite, [outcome.flops, outcome.spent, *outcome.curve])):

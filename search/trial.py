@@ -26,6 +26,21 @@ class Outcome:
     horizon: int | None = None
 
 
+def plain(outcome: Outcome) -> Outcome:
+    """The outcome in Python's own numbers, which can be kept in a file.
+
+    Raises:
+        TypeError: what is no number.
+        ValueError: likewise.
+    """
+    numbers = (outcome.ne, outcome.flops, outcome.spent, *outcome.curve)
+    if any(isinstance(number, str) for number in numbers):
+        raise TypeError("text")
+    ne, flops, spent, *curve = map(float, numbers)
+    horizon = None if outcome.horizon is None else int(outcome.horizon)
+    return Outcome(ne, flops, tuple(curve), spent, horizon)
+
+
 @dataclass(frozen=True)
 class Trial:
     """One evaluation. ``ne`` and ``flops`` are None unless ``state`` is ``done``; ``error`` tells why it failed.

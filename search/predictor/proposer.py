@@ -28,10 +28,11 @@ WORST = 3.0
 class PredictorSettings:
     """Of one search.
 
-    ``first``: random trials before the first fit, at most half of a search. ``batch``: trials between two fits.
+    ``first``: random trials before the first fit, at most half of a search. ``batch``: trials between two fits. Both
+    grow to a multiple of the trials that run at once.
     ``flops_weight``: a of the reward -(1 - a) * NE - a * FLOPs. ``first_share``: of a whole training that the first
-    trials get, where the objective can stop one; their labels are then trends. ``explore``: share of each round that is
-    drawn at random.
+    trials get, where the objective can stop one; their labels are then trends. ``explore``: share of each round, its
+    end, that is drawn at random.
     """
 
     first: int = 20
@@ -69,11 +70,17 @@ class PredictorSearch(HistoryProposer):
         check_ask(self.space, history, budget_left, k)
         seen = _trained(history)
         rng = np.random.default_rng([self.seed, len(history)])
-        start = self._round_start(len(history), len(history) + budget_left)
-        if start is None or len(done(history[:start])) < 2:
+        first = _multiple(self._first(len(history) + budget_left), k)
+        if len(history) < first:
             return new_configs(self.space, rng, k, seen)
-        ranked = [config for config in self._ranked(history[:start]) if config_key(config) not in seen]
-        configs = ranked[:k]
+        # A round holds whole batches, so that each fit knows every trial before it.
+        length = _multiple(self.settings.batch, k)
+        place = (len(history) - first) % length
+        known = history[: len(history) - place]
+        if len(done(known)) < 2:
+            return new_configs(self.space, rng, k, seen)
+        guided = min(k, max(0, length - round(self.settings.explore * length) - place))
+        configs = [config for config in self._ranked(known) if config_key(config) not in seen][:guided]
         seen |= {config_key(config) for config in configs}
         return configs + new_configs(self.space, rng, k - len(configs), seen)
 
@@ -84,21 +91,10 @@ class PredictorSearch(HistoryProposer):
     def _first(self, budget: int) -> int:
         return min(self.settings.first, budget // 2)
 
-    def _round_start(self, trials: int, budget: int) -> int | None:
-        """Trials that the fit of the current round sees; None while trials are random."""
-        first = self._first(budget)
-        return None if trials < first else trials - (trials - first) % self.settings.batch
-
     def _ranked(self, known: Sequence[Trial]) -> list[Config]:
-        """Proposals of the round that starts after ``known``, in order; kept for the round's other trials."""
+        """What the round that starts after ``known`` likes, in order; kept for the round's other trials."""
         if self._round is None or self._round[0] != len(known):
-            rng = np.random.default_rng([self.seed, len(known), 1])
-            seen = _trained(known)
-            best = [config for config in self.search_round(known, rng) if config_key(config) not in seen]
-            random = round(self.settings.explore * self.settings.batch)
-            chosen = best[: self.settings.batch - random]
-            seen |= {config_key(config) for config in chosen}
-            self._round = (len(known), chosen + new_configs(self.space, rng, random, seen))
+            self._round = (len(known), self.search_round(known, np.random.default_rng([self.seed, len(known), 1])))
         return self._round[1]
 
     def search_round(self, known: Sequence[Trial], rng: np.random.Generator) -> list[Config]:
@@ -113,6 +109,10 @@ class PredictorSearch(HistoryProposer):
         targets = np.stack([labels(trials), [trial.flops or 0.0 for trial in trials]], axis=1)
         x = self.space.encode_all([trial.config for trial in trials])
         return RankEnsemble(x, targets, int(rng.integers(2**31)), self.settings.ensemble)
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
 
 
 def _trained(trials: Sequence[Trial]) -> set[str]:

@@ -77,8 +77,12 @@ def test_the_state_is_an_option_of_the_command(tmp_path):
         report.add("runs", len(runs.results))
 
     arguments = ["--conf", str(conf), "--state", str(state)]
-    assert resumable("x", Empty, body, lambda settings: {}, arguments) == 0
-    assert json.loads(state.read_text())["function"] == "bowl"
+    assert resumable("x", Empty, body, lambda settings: {}, 1, arguments) == 0
+    assert [json.loads(line)["function"] for line in state.read_text().splitlines()] == ["bowl"]
+    assert resumable("x", Empty, body, lambda settings: {}, 1, arguments) == 0
+    assert len(state.read_text().splitlines()) == 1, "a finished run is not run again"
+    assert resumable("x", Empty, body, lambda settings: {}, 2, arguments) == 0
+    assert len(state.read_text().splitlines()) == 2, "later code runs it anew"
 
 
 def test_a_grid_gives_each_point_once_nearest_first():

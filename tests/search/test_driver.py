@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from search.driver import Search
-from search.errors import BudgetError, ProposalError, StateError
+from search.errors import BudgetError, ProposalError, SearchError, StateError
 from search.evolution import RegularizedEvolution
 from search.proposer import HistoryProposer
 from search.random_search import RandomSearch
@@ -51,14 +51,36 @@ def test_failing_hanging_dying_and_nan_trials_fail_and_the_search_goes_on():
 
 def test_what_is_no_finite_outcome_is_a_failed_trial():
     given = [None, 0.5, Outcome(1.0, flops=float("nan")), Outcome(1.0, curve=(float("inf"), 1.0)), Outcome(1.0)]
-    history = Search(RandomSearch(bowl_space()), lambda config, trial_id: given[trial_id], budget=5).run()
+    given += [Outcome(None), Outcome("0.5"), Outcome(1.0, flops=None)]
+    history = Search(RandomSearch(bowl_space()), lambda config, trial_id: given[trial_id], budget=len(given)).run()
     assert [trial.error for trial in history] == [
         "returned None, no Outcome",
         "returned 0.5, no Outcome",
         "not finite: FLOPs nan, spent 1.0, curve []",
         "not finite: FLOPs 0.0, spent 1.0, curve [inf, 1.0]",
         None,
+        *(f"returned what are no numbers: {outcome!r}" for outcome in given[5:]),
     ]
+
+
+def test_numbers_of_other_libraries_are_kept_as_plain_ones(tmp_path):
+    def objective(config, trial_id):
+        return Outcome(np.float32(0.5), np.int64(3), (np.float64(1.0), np.float32(0.5)))
+
+    state = tmp_path / "state.json"
+    Search(RandomSearch(bowl_space()), objective, budget=1, state_file=state).run()
+    (trial,) = Search(RandomSearch(bowl_space()), objective, budget=1, state_file=state).run()
+    assert (trial.ne, trial.flops, trial.curve) == (0.5, 3.0, (1.0, 0.5))
+
+
+def test_an_objective_that_ends_the_process_is_a_failed_trial():
+    (trial,) = Search(RandomSearch(bowl_space()), lambda config, trial_id: sys.exit(3), budget=1).run()
+    assert trial.error == "SystemExit: 3"
+
+
+def test_a_limit_that_no_trial_can_keep():
+    with pytest.raises(SearchError, match="time_limit_s: got 0; allowed: above 0"):
+        Search(RandomSearch(bowl_space()), bowl, budget=1, time_limit_s=0).run()
 
 
 def test_a_process_that_died_while_it_waited_is_replaced():

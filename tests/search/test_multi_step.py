@@ -54,6 +54,17 @@ def test_a_fit_raises_the_posterior_and_forgets_the_unit():
     assert flat.best == 0
 
 
+def test_a_model_of_many_dimensions_learns_what_is_additive():
+    """A VM's graph, one-hot, has over a hundred: with the prior of a few dimensions nothing would be learned."""
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.rand(120, 130, generator=generator, dtype=torch.float64) > 0.5).double()
+    values = points[:, :20] @ torch.randn(20, generator=generator, dtype=torch.float64)
+    belief = fit(points[:80], values[:80])
+    mean, variance = belief.marginals(points[80:, None])
+    assert torch.corrcoef(torch.stack([mean[:, 0], values[80:]]))[0, 1] > 0.5
+    assert (variance < 0.9 * belief.model.covar_module.outputscale).all()
+
+
 def test_models_need_finite_observations():
     with pytest.raises(HistoryError, match="finite"):
         fit(torch.rand(2, 1, dtype=torch.float64), torch.tensor([1.0, float("nan")], dtype=torch.float64))

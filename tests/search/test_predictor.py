@@ -134,6 +134,32 @@ def test_a_round_goes_on_after_a_kill(tmp_path, settings, objective):
     assert history == whole
 
 
+class Listed(PredictorSearch):
+    """Likes one list of configurations, whatever it knows."""
+
+    def __init__(self, liked, **settings):
+        super().__init__(table_space(), settings=PredictorSettings(**{**SMALL.__dict__, **settings}))
+        self.liked, self.rounds = liked, []
+
+    def search_round(self, known, rng):
+        self.rounds.append(len(known))
+        return self.liked
+
+
+@pytest.mark.parametrize(
+    ("k", "budget", "rounds", "guided"),
+    [(1, 32, [12, 16, 20, 24, 28], 15), (8, 32, [16, 24], 12), (5, 35, [15, 20, 25, 30], 16)],
+)
+def test_every_fit_knows_all_trials_before_it_whatever_runs_at_once(k, budget, rounds, guided):
+    rng = np.random.default_rng(9)
+    liked = [table_space().sample(rng) for _ in range(60)]
+    proposer = Listed(liked, explore=0.25)
+    history = Search(proposer, distance, budget=budget, k=k).run()
+    assert proposer.rounds == rounds
+    keys = {config_key(config) for config in liked}
+    assert sum(config_key(trial.config) in keys for trial in history[rounds[0] :]) == guided
+
+
 def test_flops_weight_moves_proposals_to_cheaper_configurations():
     def cheapest(weight):
         settings = PredictorSettings(**{**SMALL.__dict__, "flops_weight": weight, "explore": 0.0})
