@@ -2,26 +2,35 @@
 
 The hand-set VM is the project's recipe with its weight of distillation chosen on validation, zero included, and its
 learning rate and dropout tuned by trials of its own. Every search gets the same trials and is cut at the same number of
-sample-epochs. Winners are chosen on validation, trained again on fresh seeds, others for each search, and tested once.
+sample-epochs. Winners are chosen on validation, trained again on fresh seeds, others for each search, and tested once;
+a search without a winner is counted and has nothing to test.
 
 The workspace stays (benchmarks/experiments.py): a run that was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-import numpy as np
+from pydantic import Field
 
 from benchmarks.experiments import WorldSettings, experiment
-from benchmarks.harness import Report, at_least, at_most, benchmark
+from benchmarks.harness import Report, at_least, benchmark
+from benchmarks.search_vm_figures import (
+    Compared,
+    Retrained,
+    add_acceptable,
+    add_differences,
+    add_protocol,
+    add_spent,
+    chosen_within,
+    spent,
+)
 from feature_store.config import Strict
-from models.bootstrap import paired_difference
 from models.config import VmConfig
-from models.metrics import Scores
 from pipelines.config import Arm, ProjectConfig
 from pipelines.context import RunContext
 from pipelines.run import run_loop
@@ -35,10 +44,9 @@ from search.ens.proposer import Acceptable
 from search.parameters import Float, LogFloat
 from search.random_search import RandomSearch
 from search.space import Config, SearchSpace
-from search.trial import Outcome, Trial, best, done
+from search.trial import Outcome, best, value
 
 FRESH_SEED = 100
-BOOTSTRAP = 400
 
 
 class SearchVmSettings(Strict):
@@ -46,10 +54,10 @@ class SearchVmSettings(Strict):
 
     world: WorldSettings
     vertical: str
-    trials: int
-    hand_trials: int
-    seeds: int
-    retrains: int
+    trials: int = Field(ge=1)
+    hand_trials: int = Field(ge=1)
+    seeds: int = Field(ge=1)
+    retrains: int = Field(ge=1)
     method: str = "predictor"
 
 
@@ -64,24 +72,31 @@ class Job:
     settings: SearchVmSettings
     windows: RunWindows
 
-    def search(self, method: str, seed: int) -> tuple[SearchResult, TrialTraining]:
-        """One search, and the trainings it made."""
-        context, windows = self.context, self.windows
-        parts = (windows.vm_train, windows.vm_validation)
+    def search(self, method: str, seed: int, hand_set_run: str | None) -> SearchResult:
+        """One search; ``hand_set_run``: of another one of this seed, which trained the VM set by hand."""
         plan = SearchPlan(self.settings.trials, method, seed=seed)
-        result = search_vm(context, self.settings.vertical, context.space(), *parts, plan)
-        return result, begin(context, self.settings.vertical, context.space(), *parts, plan)
+        return search_vm(self.context, self.settings.vertical, self.context.space(), *self._parts, plan, hand_set_run)
 
-    def tests(self, training: TrialTraining, vm: VmConfig, search: int) -> list[Scores]:
-        """Scores on the test window of a VM trained on seeds that no other search's VMs get."""
-        scores, first = [], FRESH_SEED + search * self.settings.retrains
+    def begin(self, plan: SearchPlan) -> TrialTraining:
+        """How trials of a search are trained."""
+        return begin(self.context, self.settings.vertical, self.context.space(), *self._parts, plan)
+
+    def tests(self, training: TrialTraining, vm: VmConfig, search: int) -> Retrained:
+        """A VM on the test window, trained on seeds that no other search's VMs get."""
+        scores, flops = [], []
+        first = FRESH_SEED + search * self.settings.retrains
         for seed in range(first, first + self.settings.retrains):
-            run_id, _ = replace(training, seed=seed).train(vm, "again on a fresh seed")
+            run_id, outcome = replace(training, seed=seed).train(vm, "again on a fresh seed")
             artifact = load_trained(self.context, run_id)
             space, test = self.context.space(), self.windows.test
             known_at = self.context.dataset.clock.end(test[-1])
             scores.append(score_parts(self.context, self.settings.vertical, artifact, space, test, known_at))
-        return scores
+            flops.append(outcome.flops)
+        return Retrained(scores, max(flops))
+
+    @property
+    def _parts(self) -> tuple[list[str], list[str]]:
+        return self.windows.vm_train, self.windows.vm_validation
 
 
 def body(settings: SearchVmSettings, report: Report) -> None:
@@ -105,8 +120,7 @@ def with_best_weight(job: Job, report: Report) -> ProjectConfig:
     weights = vm.weights_to_try(vm.scheduled_arm)
     if not weights:
         return context.config
-    windows = (job.windows.vm_train, job.windows.vm_validation)
-    training = begin(context, job.settings.vertical, context.space(), *windows, SearchPlan(len(weights), "random"))
+    training = job.begin(SearchPlan(len(weights), "random"))
     found = {
         weight: training.train(training.hand_set.model_copy(update={"kd_weight": weight}), f"weight {weight}")[1].ne
         for weight in weights
@@ -122,9 +136,7 @@ def with_best_weight(job: Job, report: Report) -> ProjectConfig:
 def tuned(job: Job, report: Report) -> ProjectConfig:
     """The project with the recipe's learning rate and dropout chosen by ``hand_trials`` random trials."""
     context, settings = job.context, job.settings
-    windows = (job.windows.vm_train, job.windows.vm_validation)
-    plan = SearchPlan(settings.hand_trials, "random")
-    training = begin(context, settings.vertical, context.space(), *windows, plan)
+    training = job.begin(SearchPlan(settings.hand_trials, "random"))
     space = SearchSpace([LogFloat("learning_rate", 5e-4, 1e-2), Float("dropout", 0.0, 0.5)])
 
     def changed(config: Config, base: VmConfig) -> VmConfig:
@@ -137,6 +149,7 @@ def tuned(job: Job, report: Report) -> ProjectConfig:
     history = Search(RandomSearch(space), objective, budget=settings.hand_trials).run()
     found, as_set = best(history), training.train(training.hand_set, "by hand, as set")[1]
     context.registry.close_run(training.parent)
+    report.add("hand_trials", len(history), at_least(20))
     report.add("hand_set_validation_ne", as_set.ne)
     if found is None or found.ne is None or found.ne >= as_set.ne:
         return context.config
@@ -146,49 +159,33 @@ def tuned(job: Job, report: Report) -> ProjectConfig:
 
 
 def _compare(job: Job, report: Report) -> None:
-    winners: dict[str, list[Scores]] = {job.settings.method: [], "random": []}
-    hand: list[Scores] = []
-    accepted = {"ens": 0, "random": 0}
+    method, compared = job.settings.method, []
     for seed in range(job.settings.seeds):
-        found = {method: job.search(method, seed) for method in (job.settings.method, "random", "ens")}
-        by_hand, training = found["random"][0].hand_set, found["random"][1]
-        bar = Acceptable(by_hand.ne, by_hand.flops)
-        spent = {method: sum(trial.spent for trial in result.history) for method, (result, _) in found.items()}
-        for method in accepted:
-            fitting = within(found[method][0].history, min(spent[m] for m in accepted))
-            accepted[method] += sum(bar(trial) for trial in fitting)
-        hand += job.tests(training, training.hand_set, seed)
-        budget = min(spent[method] for method in winners)
-        for method, scores in winners.items():
-            winner = chosen_within(found[method][0].history, budget, by_hand.flops)
-            vm = training.hand_set if winner is None else training.vm_space.to_vm(winner.config)
-            scores += job.tests(training, vm, seed)
-            report.add(
-                f"{method}_{seed}_winner_validation_ne", np.nan if winner is None else float(winner.ne or np.nan)
-            )
-    _figures(job.settings.method, winners, hand, report)
-    report.add("ens_acceptable", accepted["ens"])
-    report.add("random_acceptable", accepted["random"])
-    report.add("ens_more_acceptable", accepted["ens"] - accepted["random"], at_least(1))
+        compared.append(_compared(job, seed, report))
+        add_spent(seed, compared[-1], report)
+    add_protocol(compared, report)
+    add_differences(method, compared, report)
+    add_acceptable(compared, report)
 
 
-def chosen_within(history: Sequence[Trial], budget: float, flops: float) -> Trial | None:
-    """The lowest validation NE among the trials ``within`` a budget, at most ``flops`` each."""
-    return best([trial for trial in done(within(history, budget)) if (trial.flops or 0.0) <= flops])
-
-
-def within(history: Sequence[Trial], budget: float) -> list[Trial]:
-    """The first trials, as many as ``budget`` sample-epochs pay for."""
-    spent = np.cumsum([trial.spent for trial in history])
-    return [trial for trial, total in zip(history, spent, strict=True) if total <= budget]
-
-
-def _figures(method: str, winners: dict[str, list[Scores]], hand: list[Scores], report: Report) -> None:
-    for name, scores in (("hand", hand), ("random", winners["random"])):
-        difference = paired_difference("ne", winners[method], scores, BOOTSTRAP)
-        report.add(f"{method}_minus_{name}_ne", difference.mean, at_most(0.0) if name == "random" else None)
-        report.add(f"{method}_minus_{name}_ne_low", difference.low)
-        report.add(f"{method}_minus_{name}_ne_high", difference.high, at_most(0.0) if name == "hand" else None)
+def _compared(job: Job, seed: int, report: Report) -> Compared:
+    """The searches of one seed: they share the training of the VM set by hand."""
+    method, results = job.settings.method, dict[str, SearchResult]()
+    for name in (method, "random", "ens"):
+        shared = next((result.hand_set_run for result in results.values()), None)
+        results[name] = job.search(name, seed, shared)
+    histories, by_hand = {name: result.history for name, result in results.items()}, results["random"].hand_set
+    training = job.begin(SearchPlan(job.settings.trials, "random", seed=seed))
+    budget = min(spent(histories[name]) for name in (method, "random"))
+    winners: dict[str, Retrained | None] = {}
+    for name in (method, "random"):
+        winner = chosen_within(histories[name], budget, by_hand.flops)
+        report.add(f"{name}_{seed}_winner_validation_ne", math.nan if winner is None else value(winner))
+        winners[name] = None
+        if winner is not None:
+            winners[name] = job.tests(training, training.vm_space.to_vm(winner.config), seed)
+    hand = job.tests(training, training.hand_set, seed)
+    return Compared(histories, Acceptable(by_hand.ne, by_hand.flops), budget, hand, winners)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,16 @@ class BlockReads:
         self.fields: Layout = [(f"field {name}", layout.dim) for name in layout.fields] if self.reads_input else []
         self.parts = [part for part in [own, *blocks] if part]
 
+    @property
+    def vectors(self) -> int:
+        """V: the fields, and ``SPLIT`` made of each other input."""
+        return len(self.fields) + SPLIT * len(self.others)
+
+    @property
+    def split_flops(self) -> int:
+        """Of making vectors of the other inputs."""
+        return sum(_product(width(other), SPLIT * self.dim) for other in self.others)
+
 
 class BlockInput:
     """What one block reads of a batch: ``parts`` are vectors [B, ..] in the order of the reads."""
@@ -57,17 +67,20 @@ class BlockInput:
 
 
 class Body(nn.Module):
-    """Base of the blocks: ``flops`` counts one example."""
-
-    flops: int
+    """Base of the blocks."""
 
     def __init__(self, block: GraphBlock, reads: BlockReads, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.build(block.units, reads)
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """Of one example, from the widths alone: a search counts many graphs that it never builds."""
+        raise NotImplementedError
+
     def build(self, units: int, reads: BlockReads) -> None:
-        """Make the layers and set ``flops``."""
+        """Make the layers."""
         raise NotImplementedError
 
     def mix(self, given: BlockInput) -> Tensor:
@@ -82,10 +95,14 @@ class Body(nn.Module):
 class Dense(Body):
     """One dense layer with ReLU over all inputs."""
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        return _product(width(reads.flat), units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """X -> U."""
         self.layer = InputLinear(reads.flat, units)
-        self.flops = _linear_flops(self.layer)
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -95,10 +112,14 @@ class Dense(Body):
 class CrossLayer(Body):
     """A cross layer (DCN-V2, arXiv 2008.13535, eq. 1) over the inputs, projected to the block's width first."""
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        return _product(width(reads.flat), units) + _product(units, units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """X -> U, U -> U."""
         self.project, self.layer = InputLinear(reads.flat, units), nn.Linear(units, units)
-        self.flops = _linear_flops(self.project) + _linear_flops(self.layer)
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -109,10 +130,14 @@ class CrossLayer(Body):
 class Gating(Body):
     """The inputs, each value scaled by a gate that reads all of them."""
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        return 2 * _product(width(reads.flat), units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """X -> U, twice."""
         self.value, self.gate = InputLinear(reads.flat, units), InputLinear(reads.flat, units)
-        self.flops = _linear_flops(self.value) + _linear_flops(self.gate)
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -123,12 +148,16 @@ class Gating(Body):
 class Sum(Body):
     """The sum of the inputs; one of another width is projected."""
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        return sum(_product(width(part), units) for part in reads.parts if width(part) != units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """A projection for each input that needs one."""
         self.projections = nn.ModuleList(
             nn.Identity() if width(part) == units else InputLinear(part, units, bias=False) for part in reads.parts
         )
-        self.flops = sum(_linear_flops(layer) for layer in self.projections if isinstance(layer, nn.Linear))
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -143,8 +172,7 @@ class OverVectors(Body):
         """Build the projections; the number V of vectors."""
         self.dim = reads.dim
         self.split = nn.ModuleList(InputLinear(other, SPLIT * reads.dim) for other in reads.others)
-        self.flops = sum(_linear_flops(layer) for layer in self.split if isinstance(layer, nn.Linear))
-        count = len(reads.fields) + SPLIT * len(reads.others)
+        count = reads.vectors
         if count < 2:
             raise ModelConfigError(f"vm.graph: a block that combines vectors reads {count}; give it another input")
         return count
@@ -161,12 +189,17 @@ class PairwiseDot(OverVectors):
 
     pairs: Tensor
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        count = reads.vectors
+        return reads.split_flops + 2 * count * count * reads.dim + _product(count * (count - 1) // 2, units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """V * (V - 1) / 2 -> U."""
         count = self.make_vectors(reads)
         self.register_buffer("pairs", torch.triu_indices(count, count, offset=1), persistent=False)
         self.out = nn.Linear(self.pairs.shape[1], units)
-        self.flops += 2 * count * count * self.dim + _linear_flops(self.out)
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -178,12 +211,18 @@ class PairwiseDot(OverVectors):
 class VectorAttention(OverVectors):
     """Single-head self-attention over the vectors with residual and LayerNorm (AutoInt, arXiv 1810.11921)."""
 
+    @staticmethod
+    def flops(units: int, reads: BlockReads) -> int:
+        """See ``Body.flops``."""
+        count, dim = reads.vectors, reads.dim
+        attention = count * _product(dim, 3 * dim) + 4 * count * count * dim
+        return reads.split_flops + attention + _product(count * dim, units)
+
     def build(self, units: int, reads: BlockReads) -> None:
         """V * E -> U."""
         count, dim = self.make_vectors(reads), self.dim
         self.project, self.norm = nn.Linear(dim, 3 * dim), nn.LayerNorm(dim)
         self.out = nn.Linear(count * dim, units)
-        self.flops += count * _linear_flops(self.project) + 4 * count * count * dim + _linear_flops(self.out)
 
     def mix(self, given: BlockInput) -> Tensor:
         """[B, U]."""
@@ -205,21 +244,16 @@ BODIES: dict[str, type[Body]] = {
 
 
 class GraphNetwork(InteractionNetwork):
-    """The blocks of ``VmConfig.graph`` in order, then a linear layer over those that no other reads.
-
-    ``flops``: exact, of one example.
-    """
+    """The blocks of ``VmConfig.graph`` in order, then a linear layer over those that no other reads."""
 
     def __init__(self, config: VmConfig, layout: FieldLayout) -> None:
         super().__init__()
-        widths = [block.units for block in config.graph]
-        self.reads = [BlockReads(block, layout, widths) for block in config.graph]
+        self.reads = _reads(config.graph, layout)
         blocks = [BODIES[b.kind](b, reads, config.dropout) for b, reads in zip(config.graph, self.reads, strict=True)]
         self.blocks = nn.ModuleList(blocks)
-        read = {source for block in config.graph for source in block.inputs}
-        self.outputs = [place for place in range(len(widths)) if place + 1 not in read]
-        self.out = InputLinear([(f"block {place + 1}", widths[place]) for place in self.outputs], 1, bias=False)
-        self.flops = sum(block.flops for block in blocks) + _linear_flops(self.out)
+        self.outputs = _outputs(config.graph)
+        stretches = [(f"block {place + 1}", config.graph[place].units) for place in self.outputs]
+        self.out = InputLinear(stretches, 1, bias=False)
 
     def hidden(self, fields: VmFields) -> Tensor:
         """The blocks that no other reads, side by side."""
@@ -229,5 +263,24 @@ class GraphNetwork(InteractionNetwork):
         return torch.cat([made[place] for place in self.outputs], dim=1)
 
 
-def _linear_flops(layer: nn.Linear) -> int:
-    return 2 * layer.in_features * layer.out_features
+def graph_flops(graph: list[GraphBlock], layout: FieldLayout) -> int:
+    """Exact, of one example in the ``GraphNetwork`` of these blocks, which is not built."""
+    reads = _reads(graph, layout)
+    blocks = sum(BODIES[block.kind].flops(block.units, read) for block, read in zip(graph, reads, strict=True))
+    return blocks + _product(sum(graph[place].units for place in _outputs(graph)), 1)
+
+
+def _reads(graph: list[GraphBlock], layout: FieldLayout) -> list[BlockReads]:
+    widths = [block.units for block in graph]
+    return [BlockReads(block, layout, widths) for block in graph]
+
+
+def _outputs(graph: list[GraphBlock]) -> list[int]:
+    """Places of the blocks that no other reads."""
+    read = {source for block in graph for source in block.inputs}
+    return [place for place in range(len(graph)) if place + 1 not in read]
+
+
+def _product(inputs: int, outputs: int) -> int:
+    """FLOPs of one vector times a matrix."""
+    return 2 * inputs * outputs

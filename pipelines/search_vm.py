@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from feature_store.commits import contents
 from feature_store.spaces import SpaceRecord
 from pipelines.context import RunContext
 from pipelines.digest import digest
 from pipelines.errors import StepError
-from pipelines.search_objective import TrialTraining
-from pipelines.train_vm import register_challenger, run_tags
-from pipelines.vm_rows import PinnedRows, pin_rows, vm_inputs
+from pipelines.registry import IDEMPOTENCY_TAG
+from pipelines.search_objective import CONTENTS_TAG, TrialTraining
+from pipelines.train_vm import VERSION_TAG, register_challenger, run_tags
+from pipelines.vm_rows import PinnedRows, vm_inputs, vm_pins
 from search.driver import Search
 from search.ens.proposer import Acceptable
 from search.errors import BudgetError
 from search.methods import check_method, make_proposer
 from search.trial import Outcome, Trial, best, done
+from search.vm_space import FlopsLimit
 
-STEP_VERSION = 2
-VERSION_TAG = "loopfm.version."
+STEP_VERSION = 3
 KIND = {"loopfm.kind": "search"}
 HAND_SET = "hand-set"
 
@@ -43,13 +45,15 @@ class SearchPlan:
 class SearchResult:
     """Where a search stands.
 
-    ``hand_set``: the recipe trained on the same rows. ``winner``: the trial of the lowest NE among those of at most its
-    FLOPs; None while the search is unfinished, or where no trial is as cheap. ``version``: the winner's, registered.
+    ``hand_set``: the recipe trained on the same rows, by ``hand_set_run``. ``winner``: the trial of the lowest NE among
+    those of at most its FLOPs; None while the search is unfinished, or where no trial is as cheap. ``version``: the
+    winner's, registered.
     """
 
     run_id: str
     history: list[Trial]
     hand_set: Outcome
+    hand_set_run: str
     winner: Trial | None
     version: str | None
 
@@ -61,19 +65,31 @@ def search_vm(
     train_parts: list[str],
     validation_parts: list[str],
     plan: SearchPlan,
+    hand_set_run: str | None = None,
 ) -> SearchResult:
     """Train trials on ``train_parts``, compare them on ``validation_parts``, register the winner as challenger.
 
-    Trials are MLflow runs below one parent run and read the Delta versions that it pinned. A search that was cut off
-    goes on where it was; a finished one is looked up.
+    Trials are MLflow runs below one parent run and read the Delta versions that it pinned; none is of a VM that needs
+    more FLOPs than the recipe. A search that was cut off goes on where it was, on the rows it began with; a finished
+    one is looked up, unless its windows were written anew.
+
+    Args:
+        context: the project.
+        vertical: whose VM.
+        space: whose features and histories it reads.
+        train_parts: closed partitions.
+        validation_parts: later ones.
+        plan: of the search.
+        hand_set_run: a run of another search that trained the recipe on the same rows with the same seed; trained when
+            absent.
 
     Raises:
-        StepError: windows not forward in time, or no trial has a result.
+        StepError: windows not forward in time, no trial has a result, or ``hand_set_run`` is another training.
         BudgetError: no trials, or none at once.
-        SpaceError: unknown method, or a recipe that cannot be searched.
+        SpaceError: unknown method, a recipe that cannot be searched, or one cheaper than nearly every other VM.
     """
     training = begin(context, vertical, space, train_parts, validation_parts, plan)
-    return _run(context, training, plan)
+    return _run(context, training, plan, hand_set_run)
 
 
 def begin(
@@ -94,15 +110,26 @@ def begin(
     made_from = (context.config.vm, vm_inputs(context, vertical, space), windows)
     chosen = (plan.method, plan.trials, plan.k, plan.seed, plan.time_limit_s)
     idempotency = digest("search", STEP_VERSION, vertical, *chosen, context.store.identity("features"), *made_from)
-    finished = context.registry.finished_run(idempotency)
-    pinned = _pinned(context, space, idempotency, train_parts + validation_parts)
+    pinned, held = _pinned(context, space, idempotency, train_parts + validation_parts)
+    finished = context.registry.runs_with({IDEMPOTENCY_TAG: idempotency, CONTENTS_TAG: held})
     tags = run_tags(context, vertical, context.config.vm.scheduled_arm, plan.seed, pinned, windows)
     name = f"search {vertical} {plan.method} seed {plan.seed}"
-    parent = str(finished.info.run_id) if finished else context.registry.open_run(name, idempotency, tags | KIND)
+    opened = tags | KIND | {CONTENTS_TAG: held}
+    parent = str(finished[0].info.run_id) if finished else context.registry.open_run(name, idempotency, opened)
     return TrialTraining(
-        context.config, context.origin, context.root, context.run_id, vertical, space.space_id,
-        {table: int(version) for table, version in pinned.versions.items()}, windows, plan.seed, parent,
-    )  # fmt: skip
+        config=context.config,
+        origin=context.origin,
+        root=context.root,
+        run_id=context.run_id,
+        vertical=vertical,
+        space_id=space.space_id,
+        versions={table: int(version) for table, version in pinned.versions.items()},
+        contents=held,
+        windows=windows,
+        seed=plan.seed,
+        parent=parent,
+        tracking_uri=context.tracking_uri,
+    )
 
 
 def state_file(context: RunContext, parent: str) -> Path:
@@ -110,21 +137,30 @@ def state_file(context: RunContext, parent: str) -> Path:
     return context.scratch.parent / "search" / f"{parent}.json"
 
 
-def _pinned(context: RunContext, space: SpaceRecord, idempotency: str, parts: list[str]) -> PinnedRows:
-    """The versions that this search pinned when it began, or those of now."""
-    begun = context.registry.finished_run(idempotency) or context.registry.unfinished_run(idempotency)
+def _pinned(context: RunContext, space: SpaceRecord, idempotency: str, parts: list[str]) -> tuple[PinnedRows, str]:
+    """The rows that a search reads, and a digest of what they hold.
+
+    One that was cut off goes on with those that it pinned, whatever was written since: its trials must compare. Any
+    other reads those of now.
+    """
+    begun = context.registry.unfinished_run(idempotency)
     if begun is None:
-        return pin_rows(context, space, parts)
+        pins = vm_pins(context, space, parts)
+        return PinnedRows(space, pins), digest(contents(pins))
     tags = begun.data.tags
     versions = {name.removeprefix(VERSION_TAG): int(tags[name]) for name in tags if name.startswith(VERSION_TAG)}
-    return PinnedRows(space, versions)
+    return PinnedRows(space, versions), tags[CONTENTS_TAG]
 
 
-def _run(context: RunContext, training: TrialTraining, plan: SearchPlan) -> SearchResult:
-    _, hand_set = training.train(training.hand_set, HAND_SET)
+def _run(context: RunContext, training: TrialTraining, plan: SearchPlan, hand_set_run: str | None) -> SearchResult:
+    if hand_set_run is None:
+        hand_set_run, hand_set = training.train(training.hand_set, HAND_SET)
+    else:
+        hand_set = training.trained(training.hand_set, hand_set_run)
     context.progress(f"search: the recipe as it is set: NE {hand_set.ne:.5f}, {hand_set.flops:.0f} FLOPs")
+    space = training.vm_space.within(FlopsLimit(training.untrained_flops(hand_set_run), hand_set.flops))
     search = Search(
-        make_proposer(plan.method, training.vm_space, plan.seed, Acceptable(hand_set.ne, hand_set.flops)),
+        make_proposer(plan.method, space, plan.seed, Acceptable(hand_set.ne, hand_set.flops)),
         training,
         budget=plan.trials,
         state_file=state_file(context, training.parent),
@@ -135,13 +171,13 @@ def _run(context: RunContext, training: TrialTraining, plan: SearchPlan) -> Sear
     history = search.run(plan.stop_after)
     context.registry.fail_children(training.parent)
     if len(history) < plan.trials:
-        return SearchResult(training.parent, history, hand_set, None, None)
+        return SearchResult(training.parent, history, hand_set, hand_set_run, None, None)
     if not done(history):
         raise StepError(f"search: none of {plan.trials} trials has a result; the first failed: {history[0].error}")
     winner = best([trial for trial in done(history) if (trial.flops or 0.0) <= hand_set.flops])
     version = None if winner is None else _register(context, training, winner)
     context.registry.close_run(training.parent)
-    return SearchResult(training.parent, history, hand_set, winner, version)
+    return SearchResult(training.parent, history, hand_set, hand_set_run, winner, version)
 
 
 def _register(context: RunContext, training: TrialTraining, winner: Trial) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from feature_store.commits import contents
 from feature_store.spaces import SpaceRecord
 from models.config import VmConfig
+from models.feed import FeatureFeed
 from models.kd_choice import choose_kd_weight
 from models.vm_artifact import VmArtifact, load_vm, save_vm
 from models.vm_train import VmTrainResult
@@ -24,6 +25,8 @@ from pipelines.vm_rows import PinnedRows, feed, vm_inputs, vm_pins
 
 STEP_VERSION = 1
 VM_ARTIFACTS = "vm"
+COMMIT_TAG, VERSION_TAG = "loopfm.commit", "loopfm.version."
+"""Tags of a VM's run: the code's commit, and, ended by a table's name, the version of it that was read."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,8 @@ def train_vm(
                 choice = choose_kd_weight(
                     weights or [config.kd_weight],
                     lambda weight: fit(
-                        context, vertical, config.model_copy(update={"kd_weight": weight}), pinned, windows, seed,
-                        start[1] if start else None,
+                        context, vertical, config.model_copy(update={"kd_weight": weight}),
+                        feeds(context, vertical, config, pinned, windows), seed, start[1] if start else None,
                     ),
                 )  # fmt: skip
             record(context, run_id, choice.result.artifact.config, choice.result)
@@ -159,21 +162,27 @@ def _champion(context: RunContext, vertical: str) -> tuple[str, VmArtifact]:
     return model.run_id, load_trained(context, model.run_id)
 
 
+def feeds(
+    context: RunContext, vertical: str, config: VmConfig, pinned: PinnedRows, windows: tuple[list[str], list[str]]
+) -> tuple[FeatureFeed, FeatureFeed]:
+    """Pinned rows of (training, validation) partitions whose labels are known when the latter close."""
+    known_at = context.dataset.clock.end(windows[1][-1])
+    train, validation = (feed(context, vertical, config, pinned, parts, known_at) for parts in windows)
+    return train, validation
+
+
 def fit(
     context: RunContext,
     vertical: str,
     config: VmConfig,
-    pinned: PinnedRows,
-    windows: tuple[list[str], list[str]],
+    rows: tuple[FeatureFeed, FeatureFeed],
     seed: int,
     start: VmArtifact | None,
 ) -> VmTrainResult:
-    """Train one VM on pinned rows: windows are (training, validation) partitions."""
-    known_at = context.dataset.clock.end(windows[1][-1])
-    train, validation = (feed(context, vertical, config, pinned, parts, known_at) for parts in windows)
-    inputs = vm_inputs(context, vertical, pinned.space)
+    """Train one VM on (training, validation) rows."""
+    train, validation = rows
     return fit_vm(
-        config, inputs, train, validation, seed=seed, warm_start=start,
+        config, train.inputs, train, validation, seed=seed, warm_start=start,
         progress=lambda line: context.progress(f"train-vm: {vertical} {line}"),
     )  # fmt: skip
 
@@ -188,12 +197,12 @@ def run_tags(
         "loopfm.arm": arm,
         "loopfm.seed": str(seed),
         "loopfm.space": pinned.space.space_id,
-        "loopfm.commit": context.commit,
+        COMMIT_TAG: context.commit,
         "loopfm.config": digest(context.config),
         "loopfm.train": f"{windows[0][0]}..{windows[0][-1]}",
         "loopfm.validation": f"{windows[1][0]}..{windows[1][-1]}",
     }
-    return tags | {f"loopfm.version.{table}": str(version) for table, version in pinned.versions.items()}
+    return tags | {f"{VERSION_TAG}{table}": str(version) for table, version in pinned.versions.items()}
 
 
 def record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainResult) -> None:

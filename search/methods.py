@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.bounded import WithinFlops
 from search.ens.proposer import Acceptable, ActiveSearch
 from search.errors import SpaceError
 from search.evolution import RegularizedEvolution
@@ -20,12 +19,14 @@ FIRST_SHARE = 0.5
 
 
 def _predictor(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
+    del bar
     settings = PredictorSettings(flops_weight=FLOPS_WEIGHT, first_share=FIRST_SHARE)
-    return WithinFlops(PredictorSearch(space, seed, settings), bar.flops)
+    return PredictorSearch(space, seed, settings)
 
 
 def _evolution(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
-    return WithinFlops(RegularizedEvolution(space, seed), bar.flops)
+    del bar
+    return RegularizedEvolution(space, seed)
 
 
 def _random(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
@@ -38,22 +39,25 @@ def _ens(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
 
 
 def _binoculars(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
+    del bar
     # BoTorch takes seconds to import: only where a Gaussian process is asked for.
     from search.binoculars.proposer import BinocularsSearch
 
-    return WithinFlops(BinocularsSearch(space, seed), bar.flops)
+    return BinocularsSearch(space, seed)
 
 
 def _multi_step(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
+    del bar
     from search.multi_step.proposer import MultiStepSearch
 
-    return WithinFlops(MultiStepSearch(space, seed), bar.flops)
+    return MultiStepSearch(space, seed)
 
 
 def _dvae(space: SearchSpace, seed: int, bar: Acceptable) -> Proposer:
+    del bar
     from search.dvae.proposer import DvaeSearch
 
-    return WithinFlops(DvaeSearch(space, seed), bar.flops)
+    return DvaeSearch(space, seed)
 
 
 METHODS: dict[str, Callable[[SearchSpace, int, Acceptable], Proposer]] = {
@@ -71,8 +75,7 @@ def make_proposer(name: str, space: SearchSpace, seed: int, bar: Acceptable) -> 
     """A method on a space.
 
     Args:
-        bar: what a configuration must reach to be worth keeping, for methods that collect many; its FLOPs bound those
-            that seek the best one.
+        bar: what a configuration must reach to be worth keeping, for methods that collect many.
 
     Raises:
         SpaceError: no method of that name, or the space does not fit it.

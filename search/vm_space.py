@@ -6,18 +6,22 @@ construction.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from models.config import GraphBlock, ReaderConfig, VmConfig
-from models.graph_body import BODIES, GraphNetwork
+from models.graph_body import BODIES, graph_flops
 from models.interactions import FieldLayout
 from models.readers import HistoryReader
 from models.vm import reader_name
 from models.vm_data import VmInputs
 from search.errors import SpaceError
 from search.graphs import Dag
-from search.parameters import Categorical, Float, LogFloat, Parameter
+from search.parameters import Categorical, Float, LogFloat, Parameter, Value
 from search.space import Config, SearchSpace
 
 BODY = "body"
@@ -25,6 +29,14 @@ UNITS = (16, 32, 64)
 SMALLEST, LARGEST = 2, 5
 NO_READER = "none"
 READER_KINDS = (NO_READER, "mean", "attention", "newest", "mean+attention", "mean+decayed", "mean+attention+newest")
+
+
+@dataclass(frozen=True)
+class FlopsLimit:
+    """A space holds no VM above ``most`` FLOPs an example; ``flops`` counts one before any training."""
+
+    flops: Callable[[VmConfig], float]
+    most: float
 
 
 class VmSpace(SearchSpace):
@@ -36,18 +48,24 @@ class VmSpace(SearchSpace):
     Args:
         base: the hand-set VM; its readers tell which histories there are.
         inputs: what the VM may read.
+        limit: on FLOPs; none when absent.
 
     Raises:
         SpaceError: ``base`` fuses histories beside the graph.
     """
 
-    def __init__(self, base: VmConfig, inputs: VmInputs) -> None:
+    def __init__(self, base: VmConfig, inputs: VmInputs, limit: FlopsLimit | None = None) -> None:
         if base.fusion != "concat":
             raise SpaceError(
                 f"vm.fusion: got {base.fusion}; allowed in a search: concat, since the graph reads histories"
             )
         self.base, self.inputs = base, inputs
-        super().__init__(self._parameters(), cost=self.body_flops)
+        rules = [] if limit is None else [partial(self._too_dear, limit)]
+        super().__init__(self._parameters(), rules, cost=self.body_flops)
+
+    def within(self, limit: FlopsLimit) -> VmSpace:
+        """The same space without VMs beyond ``limit``."""
+        return VmSpace(self.base, self.inputs, limit)
 
     def _parameters(self) -> list[Parameter]:
         kinds = tuple(f"{kind}-{units}" for kind in BODIES for units in UNITS)
@@ -65,6 +83,10 @@ class VmSpace(SearchSpace):
     def to_vm(self, config: Config) -> VmConfig:
         """The VM that a configuration stands for."""
         self.validate(config)
+        return VmConfig.model_validate(self._vm(config).model_dump())
+
+    def _vm(self, config: Mapping[str, Value]) -> VmConfig:
+        """The VM of a configuration that is one, its settings not validated again: that takes most of the time."""
         blocks = []
         for label, inputs in zip(config[BODY]["kinds"], config[BODY]["inputs"], strict=True):
             kind, units = label.rsplit("-", 1)
@@ -78,7 +100,14 @@ class VmSpace(SearchSpace):
             "readers": [chosen for reader in self.base.readers if (chosen := _reader(reader, config))],
             "train": self.base.train.model_copy(update={"learning_rate": config["learning_rate"]}),
         }
-        return VmConfig.model_validate(self.base.model_copy(update=changes).model_dump())
+        return self.base.model_copy(update=changes)
+
+    def _too_dear(self, limit: FlopsLimit, config: Mapping[str, Value]) -> str | None:
+        """The rule of a limit."""
+        needed = limit.flops(self._vm(config))
+        if needed <= limit.most:
+            return None
+        return f"the VM needs {needed:.0f} FLOPs an example; allowed: at most {limit.most:.0f}"
 
     def body_flops(self, config: Config) -> float:
         """FLOPs of the graph for one example, before any training; a list of numbers counts as one number."""
@@ -90,14 +119,14 @@ class VmSpace(SearchSpace):
             widths = [
                 (reader_name(r), HistoryReader(r, self.inputs, vm.embedding_dim, _none).width) for r in vm.readers
             ]
-            return float(GraphNetwork(vm, FieldLayout(fields, vm.embedding_dim, numbers, widths)).flops)
+        return float(graph_flops(vm.graph, FieldLayout(fields, vm.embedding_dim, numbers, widths)))
 
 
 def _reads(reader: ReaderConfig) -> str:
     return f"reader {reader_name(reader)}"
 
 
-def _reader(reader: ReaderConfig, config: Config) -> ReaderConfig | None:
+def _reader(reader: ReaderConfig, config: Mapping[str, Value]) -> ReaderConfig | None:
     kinds = config[_reads(reader)]
     if kinds == NO_READER:
         return None

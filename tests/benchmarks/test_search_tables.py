@@ -1,18 +1,15 @@
-"""The public tables are read as spaces whose every row is a configuration; peers and winners keep their contracts."""
+"""The public tables are read as spaces whose every row is a configuration; peers keep their contract."""
 
-import numpy as np
 import pytest
 
 from benchmarks.harness import MissingDataError
 from benchmarks.peers import search_peers
 from benchmarks.peers.search_peers import AxSearch, TpeSearch
 from benchmarks.search_tables import TABLES, nas_bench_201
-from benchmarks.search_vm import chosen_within, within
 from search.driver import Search
 from search.errors import SpaceError
 from search.parameters import Float
 from search.space import SearchSpace, config_key
-from search.trial import Outcome, Trial
 
 ROWS = {"enas": 19_020, "nb201_cifar100": 15_625, "nasbench_graph_arxiv": 26_206}
 
@@ -53,13 +50,3 @@ def test_ax_models_what_it_was_told(monkeypatch):
     assert [trial.state for trial in history] == ["done"] * 5
     made_by = [search.client.get_trial(i).generator_run._generator_key for i in range(5)]
     assert made_by == ["Sobol"] * 3 + ["BO_MIXED"] * 2
-
-
-def test_a_winner_fits_the_sample_epochs_and_the_flops():
-    ne, flops = [0.9, 0.8, 0.7, 0.6], [5.0, 5.0, 50.0, 5.0]
-    history = [Trial(i, {}).finished(Outcome(ne[i], flops[i], spent=10.0)) for i in range(4)]
-    assert chosen_within(history, budget=30, flops=10).id == 1
-    assert chosen_within(history, budget=40, flops=10).id == 3
-    assert chosen_within(history, budget=40, flops=np.inf).id == 3
-    assert chosen_within(history, budget=5, flops=10) is None
-    assert within(history, 25) == history[:2]

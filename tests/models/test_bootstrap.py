@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from models import bootstrap
 from models.bootstrap import paired_difference
 from models.errors import ModelConfigError
-from models.metrics import Scores, evaluate
+from models.metrics import Scores, evaluate, normalized_entropy
 from tests.models.test_metrics import make_scores
 
 
@@ -72,3 +73,63 @@ def test_a_narrower_level_gives_a_narrower_interval():
     a, b = two_models(1)
     wide, narrow = paired_difference("ne", [a], [b]), paired_difference("ne", [a], [b], level=0.9)
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def seeds_in_groups():
+    """Groups of three, two and one seeds, unlike each other."""
+    groups = ["a", "b", "a", "c", "b", "a"]
+    shift = {"a": 0.02, "b": 0.15, "c": 0.3}
+    pairs = [two_models(seed, shift[group] + 0.02 * seed) for seed, group in enumerate(groups)]
+    return groups, [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def test_groups_are_drawn_before_the_seeds_within_them():
+    groups, a, b = seeds_in_groups()
+    fast = paired_difference("ne", a, b, 3000, groups=groups)
+    single = np.array([evaluate(x)["ne"] - evaluate(y)["ne"] for x, y in zip(a, b, strict=True)])
+    means = [single[[place for place, of in enumerate(groups) if of == name]].mean() for name in "abc"]
+    assert fast.mean == pytest.approx(np.mean(means)), "every group counts alike"
+    slow = slow_grouped_draws(groups, a, b, 3000)
+    assert fast.se == pytest.approx(np.std(slow), rel=0.05)
+    assert fast.low == pytest.approx(np.quantile(slow, 0.025), abs=0.2 * np.std(slow))
+    assert fast.high == pytest.approx(np.quantile(slow, 0.975), abs=0.2 * np.std(slow))
+    assert paired_difference("ne", a, b, 3000).se < fast.se, "as if they were independent"
+
+
+def slow_grouped_draws(groups, a, b, n):
+    """One draw after the other: groups, seeds of each, users; the metric from the rows that were drawn."""
+    rng = np.random.default_rng(9)
+    rows_of = [np.flatnonzero(a[0].user == user) for user in np.unique(a[0].user)]
+    names = sorted(set(groups))
+    draws = []
+    for _ in range(n):
+        rows = np.concatenate([rows_of[user] for user in rng.integers(len(rows_of), size=len(rows_of))])
+        label, weight = a[0].label[rows], a[0].weight[rows]
+        means = []
+        for name in rng.choice(names, len(names)):
+            seeds = [place for place, of in enumerate(groups) if of == name]
+            chosen = rng.choice(seeds, len(seeds))
+            ne = [[normalized_entropy(label, s[i].p[rows], weight) for s in (a, b)] for i in chosen]
+            means.append(np.mean([ours - theirs for ours, theirs in ne]))
+        draws.append(np.mean(means))
+    return np.array(draws)
+
+
+def test_a_group_a_seed_is_no_group_and_copies_of_a_seed_tell_nothing_new(monkeypatch):
+    pairs = [two_models(seed, shift) for seed, shift in ((1, 0.05), (2, 0.15), (3, 0.3))]
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    alone = paired_difference("ne", a, b)
+    # A resample's draws come from one stream: many small chunks too must draw the same.
+    monkeypatch.setattr(bootstrap, "_CHUNK_CELLS", 30 * 7)
+    chunked = paired_difference("ne", a, b)
+    assert paired_difference("ne", a, b, groups=["x", "y", "z"]) == chunked != alone
+    monkeypatch.undo()
+    thrice = [place for place in range(3) for _ in range(3)]
+    copies = [[of[place] for place in thrice] for of in (a, b)]
+    grouped = paired_difference("ne", *copies, groups=thrice)
+    assert grouped[:4] == pytest.approx(alone[:4])
+    assert grouped.seeds == 9
+    independent = paired_difference("ne", *copies)
+    assert independent.high - independent.low < 0.8 * (grouped.high - grouped.low)
+    with pytest.raises(ModelConfigError, match="got 2 groups for 3 seeds of scores"):
+        paired_difference("ne", a, b, groups=[0, 1])

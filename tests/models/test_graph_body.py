@@ -9,9 +9,9 @@ from models.config import GraphBlock, ReaderConfig, TrainConfig, VmConfig
 from models.errors import FeatureMismatchError, ModelConfigError
 from models.feed import FeatureFeed
 from models.flops import flops_per_example
-from models.graph_body import GraphNetwork
+from models.graph_body import GraphNetwork, graph_flops
 from models.interactions import FieldLayout, VmFields
-from models.vm import VerticalModel
+from models.vm import VerticalModel, field_layout
 from models.vm_train import train_vm
 from models.warm_start import copy_weights
 from tests.models.vm_files import INPUTS, make_world
@@ -39,12 +39,12 @@ def some_fields(rows=6):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("inputs", [(0,), (1,), (0, 1), (1, 2), (0, 1, 2)])
 def test_flops_are_those_of_the_matrix_products(kind, inputs):
-    graph = network(block("mlp", 8, 0), block("cross", 6, 0), block(kind, 7, *inputs))
-    fields = some_fields(rows=10)
+    blocks = [block("mlp", 8, 0), block("cross", 6, 0), block(kind, 7, *inputs)]
+    graph, fields = network(*blocks), some_fields(rows=10)
     counter = FlopCounterMode(display=False)
     with counter:
         assert graph(fields).shape == (10,)
-    assert counter.get_total_flops() == 10 * graph.flops
+    assert counter.get_total_flops() == 10 * graph_flops(blocks, LAYOUT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,9 +129,10 @@ def test_a_graph_of_every_kind_learns_and_is_counted(tmp_path):
     assert result.curve[-1].train_loss < result.curve[0].train_loss
     model = result.artifact.model
     batch = next(feed.batches(result.artifact.encoder, 50))
-    assert flops_per_example(model, batch) > model.network.flops
-    without = VerticalModel(config.model_copy(update={"readers": []}), INPUTS, result.artifact.encoder)
-    assert flops_per_example(without, batch) == without.network.flops
+    bare = config.model_copy(update={"readers": []})
+    without = VerticalModel(bare, INPUTS, result.artifact.encoder)
+    assert flops_per_example(without, batch) == graph_flops(graph, field_layout(result.artifact.encoder, [], [], 8))
+    assert flops_per_example(model, batch) > flops_per_example(without, batch)
     other = config.model_copy(update={"graph": graph[:-1]})
     with pytest.raises(FeatureMismatchError, match="graph: the model to start from has other blocks"):
         copy_weights(model, VerticalModel(other, INPUTS, result.artifact.encoder))

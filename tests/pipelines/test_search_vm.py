@@ -67,14 +67,11 @@ def test_search_stops_goes_on_and_registers_the_winner(loop):
     for child in runs:
         assert child.data.tags["loopfm.version.features"] == parent_tags["loopfm.version.features"]
         assert child.data.metrics["search_flops"] > 0
-    cheap = [trial for trial in result.history if trial.flops <= result.hand_set.flops]
-    if cheap:
-        assert result.winner.ne == min(trial.ne for trial in cheap)
-        challenger = context.registry.by_alias(context.vm_name(VERTICAL), CHALLENGER)
-        assert challenger.version == result.version
-        assert promote(context, VERTICAL, result.version, approve=True).verdict in ("passed", "hold")
-    else:
-        assert result.winner is None
+    assert max(trial.flops for trial in result.history) <= result.hand_set.flops
+    assert result.winner.ne == min(trial.ne for trial in result.history)
+    challenger = context.registry.by_alias(context.vm_name(VERTICAL), CHALLENGER)
+    assert challenger.version == result.version
+    assert promote(context, VERTICAL, result.version, approve=True).verdict in ("passed", "hold")
     again = run(loop, plan)[1]
     assert again == result
     assert len(children(context, result.run_id)) == 5
@@ -104,8 +101,6 @@ def test_the_predictor_learns_from_first_trials_that_are_stopped_half_way(loop, 
     monkeypatch.setattr(proposer, "labels", spied)
     quick = partial(PredictorSettings, policy=PolicySettings(steps=20))
     monkeypatch.setattr(methods, "PredictorSettings", quick)
-    # What a method is told of a VM above the bound is not its trend.
-    monkeypatch.setattr(methods, "WithinFlops", lambda method, flops: method)
     context, result = run(loop, SearchPlan(trials=4, method="predictor"), context)
     assert [(trial.horizon, len(trial.curve)) for trial in result.history] == [(4, 2), (4, 2), (None, 4), (None, 4)]
     short, _, whole, _ = result.history
@@ -117,9 +112,8 @@ def test_the_predictor_learns_from_first_trials_that_are_stopped_half_way(loop, 
     _, ended = training.train(training.vm_space.to_vm(short.config), "to its end")
     assert ended.curve[:2] == pytest.approx(short.curve, abs=1e-6), "the beginning of the same training"
     assert ended.ne <= short.ne
-    if result.winner is not None:
-        winner = context.registry.client.get_run(result.run_id).data.params["winner"]
-        assert len(context.registry.curve(winner, "epoch_validation_ne")) == 4, "a stopped winner is trained to its end"
+    winner = context.registry.client.get_run(result.run_id).data.params["winner"]
+    assert len(context.registry.curve(winner, "epoch_validation_ne")) == 4, "a stopped winner is trained to its end"
 
 
 def test_the_d_vae_searches_vms(loop, monkeypatch):

@@ -85,6 +85,6 @@ def test_a_short_search_has_first_trials_for_half_of_it(space, trained):
 
 def test_it_is_a_method_of_a_search(space):
     for fitting in (space, mixed_space()):
-        assert isinstance(make_proposer("dvae", fitting, 0, Acceptable(1.0)).method, DvaeSearch)
+        assert isinstance(make_proposer("dvae", fitting, 0, Acceptable(1.0)), DvaeSearch)
     with pytest.raises(SpaceError, match=r"one graph of blocks; got \[\]: use another method"):
         make_proposer("dvae", SearchSpace([Float("rate", 0.0, 1.0)]), 0, Acceptable(1.0))
