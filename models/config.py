@@ -336,11 +336,25 @@ class VmConfig(Strict):
     fusion: Literal["concat", "additive"] = Field(
         default="concat", description="additive: an empty history leaves the rest of the model as it is"
     )
+    within_impression: bool = Field(
+        default=False,
+        description="every read also as its difference from the mean over the impression: what its candidates' "
+        "histories tell of each other, which is known at the request",
+    )
     calibrate: bool = Field(
         default=False,
         description="after training, shift the logit so that chances sum to the labels on validation, beyond noise",
     )
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fusion_fits(self) -> Self:
+        if self.within_impression and self.fusion == "additive":
+            raise ValueError(
+                "vm.within_impression: got true; allowed with fusion additive: false, since an example without "
+                "histories would read its impression's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _graph_fits(self) -> Self:

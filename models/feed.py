@@ -16,6 +16,7 @@ from models.config import VmConfig
 from models.encode import FeatureEncoder
 from models.feed_files import FeedFiles, by_part, check_spaces, read_file, stream_file
 from models.histories import Histories, TokenColumns, decode_histories
+from models.slates import slate_codes, whole_slates
 from models.vm_data import HistoryBatch, HistoryKey, VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 from models.vocabulary import Vocabulary
@@ -123,13 +124,16 @@ class FeatureFeed:
         return vocabularies
 
     def batches(self, encoder: VmEncoder, batch_size: int, shuffle_seed: int | None = None) -> Iterator[VmBatch]:
-        """One pass over all rows; in file order without a seed.
+        """One pass over all rows; without a seed in file order, slate by slate where the VM compares within them.
 
         Raises:
             FeatureMismatchError: a file lacks a column.
         """
         rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
         for group in self._groups(encoder, rng):
+            if self.config.within_impression:
+                yield from (group.take(rows) for rows in whole_slates(group.slate.numpy(), batch_size, rng))
+                continue
             order = np.arange(len(group)) if rng is None else rng.permutation(len(group))
             rows = torch.from_numpy(order)
             for start in range(0, len(group), batch_size):
@@ -148,7 +152,8 @@ class FeatureFeed:
         yield self._resident[1]
 
     def _slices(self, rng: np.random.Generator | None, limit: int) -> Iterator[Slices]:
-        """Groups of whole parts of at most ``limit`` rows; a larger part comes in slices of its own."""
+        """Groups of whole parts of at most ``limit`` rows. A larger part comes in slices of its own, but as a whole
+        where the VM compares within impressions, whose rows lie anywhere in it."""
         parts = list(self._parts)
         if rng is not None:
             parts = [parts[place] for place in rng.permutation(len(parts))]
@@ -159,7 +164,7 @@ class FeatureFeed:
             if held and held + rows > limit:
                 yield group
                 group, held = [], 0
-            if rows > limit:
+            if rows > limit and not self.config.within_impression:
                 yield from ([(part, table)] for table in self._stream(part, max(1, limit)))
                 continue
             group += [(part, read_file(file, self._columns)) for file in self._parts[part]]
@@ -190,7 +195,8 @@ class FeatureFeed:
         table = pa.concat_tables(tables).combine_chunks()
         counts = [t.num_rows for t in tables]
         part_code = np.repeat(np.array([code[part] for part, _ in slices], np.int64), counts)
-        return make_batch(table, encoder, part_code, self._load_histories(names, encoder))
+        histories = self._load_histories(names, encoder)
+        return make_batch(table, encoder, part_code, histories, slates=self.config.within_impression)
 
     def _load_histories(self, parts: tuple[str, ...], encoder: VmEncoder) -> dict[HistoryKey, Histories]:
         if self._held is None or self._held[0] != parts:
@@ -233,7 +239,9 @@ def token_columns(
     return TokenColumns(heads, code_bytes=inputs.code_bytes if needed == "vectors" else None)
 
 
-def make_batch(table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[HistoryKey, Histories]) -> VmBatch:
+def make_batch(
+    table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[HistoryKey, Histories], *, slates: bool
+) -> VmBatch:
     """Rows of table ``features`` and the histories of their parts as one batch.
 
     Args:
@@ -241,6 +249,7 @@ def make_batch(table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[
         encoder: of the VM.
         part: code of each row's partition [N], as the histories use it.
         histories: by key; found by (part, key_NAME, as_of).
+        slates: whether the VM compares the rows of an impression; if not, each row is a slate of its own.
     """
     encoded = encoder.features.encode(table)
     weight, rate = _weights(table)
@@ -251,6 +260,8 @@ def make_batch(table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[
         readable = pc.and_(pc.is_valid(table["as_of"]), pc.is_valid(table[f"key_{key[1]}"]))
         index = np.where(readable.to_numpy(), index, 0)
         found[key] = HistoryBatch(torch.from_numpy(index), known.pool)
+    has_impression, count = pc.is_valid(impression).to_numpy(), table.num_rows
+    codes = slate_codes(_ints(impression), has_impression, _ints(table["event_ts"])) if slates else np.arange(count)
     return VmBatch(
         cat=torch.from_numpy(encoded.cat),
         num=torch.from_numpy(encoded.num),
@@ -259,8 +270,9 @@ def make_batch(table: pa.Table, encoder: VmEncoder, part: Ints, histories: dict[
         example_id=_long(table["example_id"]),
         user=_long(table["user"]),
         impression_id=_long(impression),
-        has_impression=torch.from_numpy(pc.is_valid(impression).to_numpy().copy()),
+        has_impression=torch.from_numpy(has_impression.copy()),
         event_ts=_long(table["event_ts"]),
+        slate=torch.from_numpy(codes),
         label=torch.from_numpy(_label(table)),
         weight=torch.from_numpy(weight),
         sampling_rate=torch.from_numpy(rate),

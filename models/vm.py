@@ -17,6 +17,7 @@ from models.errors import ModelConfigError
 from models.graph_body import GraphNetwork
 from models.interactions import NETWORKS, DenseTower, FieldLayout, InputLinear, Layout, VmFields
 from models.readers import HistoryReader
+from models.slates import less_slate_mean
 from models.vm_data import VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 
@@ -79,6 +80,8 @@ class VerticalModel(nn.Module):
         self.readers, self.queries = nn.ModuleDict(readers), nn.ModuleDict(queries)
         self.keys = {reader_name(reader): history_keys(reader) for reader in config.readers}
         reads: Layout = [(f"reader {name}", reader.width) for name, reader in readers.items()]
+        if config.within_impression:
+            reads += [(f"{name} within the impression", size) for name, size in reads]
         additive = config.fusion == "additive" and reads
         self.network = ARCHITECTURES[config.architecture](config, layout._replace(reads=[] if additive else reads))
         self.addition = None
@@ -151,7 +154,11 @@ class VerticalModel(nn.Module):
         for name, reader in self.readers.items():
             query = self.queries[name](flat) if name in self.queries else none
             reads.append(reader([batch.histories[key] for key in self.keys[name]], batch.event_ts, query))
-        return torch.cat(reads, dim=1)
+        return self.compared(torch.cat(reads, dim=1), batch.slate)
+
+    def compared(self, reads: Tensor, slate: Tensor) -> Tensor:
+        """Reads [B, R] of slates [B], with their differences beside them where the settings ask for it: [B, 2 R]."""
+        return torch.cat([reads, less_slate_mean(reads, slate)], dim=1) if self.config.within_impression else reads
 
 
 def field_layout(

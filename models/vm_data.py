@@ -167,8 +167,9 @@ def join_tokens(batches: list[TokenBatch]) -> TokenBatch:
 class VmBatch:
     """B examples. ``cat`` int64 [B, C], ``num`` float32 [B, D], lists and masks as ``Encoded``'s; instants int64 [B].
 
-    ``label`` (nan: unknown), ``weight`` (effective: weight / sampling_rate), ``sampling_rate`` and ``teacher_logit``
-    (nan: none) are float32 [B]; ``has_impression`` bool [B]; ``histories`` one entry per history key of the readers.
+    ``slate`` int64 [B]: equal for what was shown together, where the VM asks for it. ``label`` (nan: unknown),
+    ``weight`` (effective: weight / sampling_rate), ``sampling_rate`` and ``teacher_logit`` (nan: none) are float32
+    [B]; ``has_impression`` bool [B]; ``histories`` one entry per history key of the readers.
     """
 
     cat: Tensor
@@ -180,6 +181,7 @@ class VmBatch:
     impression_id: Tensor
     has_impression: Tensor
     event_ts: Tensor
+    slate: Tensor
     label: Tensor
     weight: Tensor
     sampling_rate: Tensor

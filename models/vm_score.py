@@ -16,6 +16,7 @@ from models.errors import FeatureMismatchError
 from models.feed import ROW_COLUMNS, FeatureFeed, make_batch, needed_columns, token_columns
 from models.histories import decode_histories
 from models.metrics import Floats, Scores
+from models.slates import whole_slates
 from models.vm_artifact import VmArtifact
 from models.vm_data import HistoryKey, VmBatch
 
@@ -23,7 +24,7 @@ SCORE_BATCH = 8192
 
 
 def score_vm(artifact: VmArtifact, feed: FeatureFeed, batch_size: int = SCORE_BATCH) -> Scores:
-    """Scores of every row of a feed, in its order.
+    """Scores of every row of a feed, in the order of its batches.
 
     Raises:
         SpaceMismatchError: the feed is of another space than the model.
@@ -42,7 +43,8 @@ def predict_batch(
 
     Args:
         artifact: the VM.
-        rows: its features, and ``event_ts``, ``as_of`` and ``key_NAME`` where it reads histories; no label is needed.
+        rows: its features, and ``event_ts``, ``as_of`` and ``key_NAME`` where it reads histories, ``impression_id``
+            where it compares within impressions; no label is needed.
         histories: rows of table ``histories`` by key, their ``space_id`` column included; found by (key_id, as_of).
         alignment: maps histories of another space to the model's.
 
@@ -64,10 +66,12 @@ def predict_batch(
         artifact.check_space(key, table, alignment.source.space_id if alignment else None)
         columns = token_columns(needed, artifact.inputs, artifact.encoder, alignment)
         decoded[key] = decode_histories(table, np.zeros(table.num_rows, np.int64), columns, key[1])
-    batch = make_batch(with_row_columns(rows), artifact.encoder, np.zeros(rows.num_rows, np.int64), decoded)
-    starts = range(0, max(1, len(batch)), SCORE_BATCH)
-    index = torch.arange(len(batch))
-    return np.concatenate([_p(artifact, batch.take(index[start : start + SCORE_BATCH])) for start in starts])
+    slates, part = artifact.config.within_impression, np.zeros(rows.num_rows, np.int64)
+    batch = make_batch(with_row_columns(rows), artifact.encoder, part, decoded, slates=slates)
+    p = np.zeros(len(batch))
+    for index in whole_slates(batch.slate.numpy(), SCORE_BATCH, None):
+        p[index.numpy()] = _p(artifact, batch.take(index))
+    return p
 
 
 def with_row_columns(rows: pa.Table) -> pa.Table:

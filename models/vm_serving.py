@@ -81,7 +81,8 @@ class VmServer:
         """p of requests: float64 [B].
 
         Args:
-            rows: the vertical's features, ``event_ts``, and ``key_NAME`` where the VM reads that history.
+            rows: the vertical's features, ``event_ts``, ``key_NAME`` where the VM reads that history, and
+                ``impression_id`` where it compares within impressions.
 
         Raises:
             FeatureMismatchError: a column is missing.
@@ -91,7 +92,8 @@ class VmServer:
     def batch(self, rows: pa.Table) -> VmBatch:
         """Requests as tensors, each with the place of its histories."""
         rows = with_row_columns(rows)
-        batch = make_batch(rows, self.artifact.encoder, np.zeros(rows.num_rows, np.int64), {})
+        slates, part = self.artifact.config.within_impression, np.zeros(rows.num_rows, np.int64)
+        batch = make_batch(rows, self.artifact.encoder, part, {}, slates=slates)
         histories = {}
         for key, lookup in self.lookups.items():
             if f"key_{key[1]}" not in rows.column_names:
@@ -120,7 +122,7 @@ class VmServer:
                 reads.append(fast.read(histories[0].index, batch.event_ts, query))
             else:
                 reads.append(reader(histories, batch.event_ts, query))
-        return torch.cat(reads, dim=1)
+        return self.model.compared(torch.cat(reads, dim=1), batch.slate)
 
 
 class _Lookup:

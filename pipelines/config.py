@@ -147,6 +147,15 @@ class ProjectConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _impressions_are_there(self) -> Self:
+        if self.vm.base.within_impression and self.dataset.impression_id is None:
+            raise ValueError(
+                "vm.base.within_impression: got true; allowed without dataset.impression_id: false; name the column "
+                "that tells what was shown together"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cadences_have_verticals(self) -> Self:
         unknown = sorted(set(self.schedule.train_vm_own) - set(self.dataset.heads))
         if unknown:

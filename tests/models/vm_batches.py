@@ -19,6 +19,7 @@ def rows_only(label, weight, teacher_logit):
         impression_id=long,
         has_impression=long.bool(),
         event_ts=long,
+        slate=torch.arange(count),
         label=torch.tensor(label),
         weight=torch.tensor(weight),
         sampling_rate=torch.ones(count),

@@ -116,11 +116,14 @@ def _write(root: Path, name: str, part: str, table: pa.Table, files: int, space:
     return written
 
 
-def make_world(seed=0, rows=300, hours=6, users=8, items=5, length=4, label_delay=HOUR // 2, lag=5 * 60_000) -> World:
-    """A world whose label depends on the FM's vectors of the item's past."""
+def make_world(
+    seed=0, rows=300, hours=6, users=8, items=5, length=4, label_delay=HOUR // 2, lag=5 * 60_000, slate=1
+) -> World:
+    """A world whose label depends on the FM's vectors of the item's past; every ``slate`` rows come at one instant."""
     rng = np.random.default_rng(seed)
     instants = np.sort(rng.integers(START, START + hours * HOUR, rows))
     quality = rng.normal(size=items)
+    instants = instants[np.arange(rows) // slate * slate]
     made = [_row(rng, i, int(t), users, items, quality, label_delay, lag) for i, t in enumerate(instants)]
     parts = sorted({r["part"] for r in made})
     world = World(made, parts, length, label_delay)

@@ -139,6 +139,11 @@ WINDOWS = "windows.0: allowed: ever, or a whole number above 0 and a unit, as in
             for window in ("fm_train", "fm_validation", "vm_train", "vm_validation", "test")
             for length in ("0d", 0)
         ),
+        (
+            "vm.base.within_impression",
+            True,
+            "vm.base.within_impression: got true; allowed without dataset.impression_id: false; name the column",
+        ),
         ("vm.base.units", [8, 0], "vm.base.units.1: Input should be greater than or equal to 1; got 0"),
         (
             "fm.blocks",
