@@ -16,7 +16,7 @@ from models.errors import ModelConfigError
 from models.graph_body import graph_flops
 from models.interactions import width
 from models.readers import HistoryReader
-from models.vm import VerticalModel, field_layout, reader_name
+from models.vm import VerticalModel, field_layout, read_layout
 from models.vm_data import VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 
@@ -73,7 +73,7 @@ class UntrainedFlops:
         layout = self._layout._replace(dim=config.embedding_dim)
         readers = [self._reader(reader, config.embedding_dim) for reader in config.readers]
         queries = 2 * width(layout.flat) * sum(reader.query_width for reader in readers)
-        reads = [(reader_name(of), reader.width) for of, reader in zip(config.readers, readers, strict=True)]
+        reads = read_layout(config, [reader.width for reader in readers])
         each = queries + graph_flops(config.graph, layout._replace(reads=reads))
         return (len(self.batch) * each + sum(reader.flops for reader in readers)) / len(self.batch)
 

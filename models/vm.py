@@ -79,9 +79,7 @@ class VerticalModel(nn.Module):
         queries = {name: InputLinear(layout.flat, r.query_width) for name, r in readers.items() if r.query_width}
         self.readers, self.queries = nn.ModuleDict(readers), nn.ModuleDict(queries)
         self.keys = {reader_name(reader): history_keys(reader) for reader in config.readers}
-        reads: Layout = [(f"reader {name}", reader.width) for name, reader in readers.items()]
-        if config.within_impression:
-            reads += [(f"{name} within the impression", size) for name, size in reads]
+        reads = read_layout(config, [reader.width for reader in readers.values()])
         additive = config.fusion == "additive" and reads
         self.network = ARCHITECTURES[config.architecture](config, layout._replace(reads=[] if additive else reads))
         self.addition = None
@@ -159,6 +157,14 @@ class VerticalModel(nn.Module):
     def compared(self, reads: Tensor, slate: Tensor) -> Tensor:
         """Reads [B, R] of slates [B], with their differences beside them where the settings ask for it: [B, 2 R]."""
         return torch.cat([reads, less_slate_mean(reads, slate)], dim=1) if self.config.within_impression else reads
+
+
+def read_layout(config: VmConfig, widths: list[int]) -> Layout:
+    """Names of the stretches that a VM's readers give, of ``widths`` in the order of its settings."""
+    names = [f"reader {reader_name(reader)}" for reader in config.readers]
+    reads = list(zip(names, widths, strict=True))
+    within = [(f"{name} within the impression", size) for name, size in reads] if config.within_impression else []
+    return [*reads, *within]
 
 
 def field_layout(

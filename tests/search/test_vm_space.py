@@ -69,8 +69,9 @@ def untrained(tmp_path_factory):
 
 def test_flops_before_a_training_are_those_after_it(untrained):
     flops, files = untrained
-    space, rng = VmSpace(BASE, LISTS), np.random.default_rng(3)
-    for _ in range(25):
+    rng = np.random.default_rng(3)
+    for turn in range(25):
+        space = VmSpace(BASE.model_copy(update={"within_impression": turn % 2 == 1}), LISTS)
         vm = space.to_vm(space.sample(rng))
         before = torch.random.get_rng_state()
         counted = flops(vm)
