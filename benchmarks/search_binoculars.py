@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.harness import Report, at_least, at_most
 from benchmarks.search_functions import EffortSettings, add_gap, problem, run
 from benchmarks.search_multi_step import VERSION, FunctionSettings, keys
-from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable
+from benchmarks.search_state import NOT_RUN, Key, Record, Runs, mean_of, resumable
 from feature_store.config import Strict
 from search.binoculars.proposer import Binoculars
 from search.binoculars.quadrature import integrate
@@ -69,7 +69,7 @@ def body(settings: BinocularsSettings, report: Report, runs: Runs) -> None:
         if seeds:
             for method in function.methods:
                 means[method].append(add_gap(runs, function.name, method, seeds, report))
-    ours, peer = (float(np.mean(means[method])) if means[method] else NOT_RUN for method in METHODS)
+    ours, peer = (mean_of(means[method]) for method in METHODS)
     report.add("mean_gap_minus_ei", ours - peer, at_least(0))
 
 

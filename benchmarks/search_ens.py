@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, load_npz, random, save_npz
 
 from benchmarks.harness import Report, at_least, at_most
-from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable, search_data
+from benchmarks.search_state import NOT_RUN, Key, Record, Runs, mean_of, resumable, search_data
 from feature_store.config import Strict
 from pipelines.config import home
 from search.ens.batch import greedy_batch, greedy_myopic, sequential_simulation
@@ -236,7 +236,7 @@ def add_batch(size: int, settings: EnsSettings, runs: Runs, report: Report) -> N
         runs.get(function, "simulated", seed)["found"][-1] - runs.get(function, "myopic", seed)["found"][-1]
         for seed in paired
     ]
-    report.add(f"{function}_simulated_minus_myopic", float(np.mean(gain)) if gain else NOT_RUN, at_least(0))
+    report.add(f"{function}_simulated_minus_myopic", mean_of(gain), at_least(0))
 
 
 def depends(settings: EnsSettings) -> list[int]:

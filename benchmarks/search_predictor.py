@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.harness import Report, at_least
 from benchmarks.peers.search_peers import AxSearch, TpeSearch
-from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable
+from benchmarks.search_state import NOT_RUN, Key, Record, Runs, mean_of, resumable
 from benchmarks.search_tables import TABLES, Table
 from feature_store.config import Strict
 from search.driver import Search
@@ -110,7 +110,7 @@ def _search_figures(runs: Runs, methods: dict[str, int], report: Report) -> None
         seeds = runs.seeds(SEARCHED, [method])
         found = np.array([runs.get(SEARCHED, method, seed)["accuracy"] for seed in seeds])
         report.add(f"{SEARCHED}_{method}_seeds", len(seeds), at_least(SEEDS) if method in targets else None)
-        report.add(f"{SEARCHED}_{method}_mean", float(found.mean()) if seeds else NOT_RUN, targets.get(method))
+        report.add(f"{SEARCHED}_{method}_mean", mean_of(found.tolist()), targets.get(method))
         report.add(f"{SEARCHED}_{method}_sd", float(found.std()) if seeds else NOT_RUN)
 
 
@@ -118,15 +118,11 @@ def _tau_figures(settings: PredictorBenchmark, runs: Runs, report: Report) -> No
     for table in TABLES:
         function = f"{TAU}_{table}"
         seeds = runs.seeds(function, ["ensemble", "single"])
-        taus = {m: _mean([runs.get(function, m, seed)["tau"] for seed in seeds]) for m in ("ensemble", "single")}
+        taus = {m: mean_of([runs.get(function, m, seed)["tau"] for seed in seeds]) for m in ("ensemble", "single")}
         report.add(f"{function}_repeats", len(seeds), at_least(REPEATS))
         report.add(f"{function}_single_mse", taus["single"])
         report.add(f"{function}_ensemble", taus["ensemble"])
         report.add(f"{function}_gain", taus["ensemble"] - taus["single"], at_least(0.03))
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else NOT_RUN
 
 
 if __name__ == "__main__":

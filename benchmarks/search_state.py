@@ -24,6 +24,11 @@ Settings = TypeVar("Settings", bound=Strict)
 Record = dict[str, Any]
 
 
+def mean_of(values: Sequence[float]) -> float:
+    """Mean of a figure's runs, ``NOT_RUN`` where there are none."""
+    return sum(values) / len(values) if values else NOT_RUN
+
+
 @dataclass(frozen=True, order=True)
 class Key:
     """One run: what is searched, by which method, from which seed."""

@@ -23,6 +23,7 @@ MEAN, NEWEST, DECAYED, ATTENTION = range(4)
 """Kinds of a pooled vector."""
 TOKEN_MULTIPLE, DIM_MULTIPLE = 16, 8
 
+# Not that of models/readers.py: what is compiled keeps its constants, and would not notice a change elsewhere.
 MASKED = np.float32(-1e4)
 MINUTES_A_MS = np.float32(1 / 60_000)
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)

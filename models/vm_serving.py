@@ -160,6 +160,9 @@ class ProjectedHistories:
         rows = [row for kind in reader.kinds for row in _pooled_rows(kind)]
         self.kinds = np.array([kind for kind, _ in rows])
         self.values = np.array([value for _, value in rows], np.float32)
+        # The kernel is compiled by its first call: not by the first request.
+        none = torch.zeros(0, dtype=torch.int64)
+        self.read(none, none, torch.zeros(0, reader.query_width))
 
     def all_labels_visible(self, index: Tensor, event_ts: Tensor) -> bool:
         """Whether every label that the histories of B examples hold is available at each one's instant."""

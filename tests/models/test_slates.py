@@ -10,12 +10,10 @@ from pydantic import ValidationError
 from models.config import ReaderConfig, VmConfig
 from models.feed import FeatureFeed
 from models.slates import less_slate_mean, slate_codes, whole_slates
-from models.vm import VerticalModel
-from models.vm_artifact import VmArtifact
 from models.vm_data import HistoryBatch
 from models.vm_score import predict_batch, score_vm
 from models.vm_serving import VmServer
-from tests.models.test_vm_serving import snapshot
+from tests.models.test_vm_serving import artifact, snapshot
 from tests.models.vm_files import INPUTS, make_world
 
 FOREVER = 2**60
@@ -70,22 +68,13 @@ def world():
     return make_world(rows=400, hours=6, items=8, users=20, slate=3)
 
 
-def artifact(files):
-    encoder, _ = FeatureFeed(files, INPUTS, CONFIG, known_at=FOREVER).fit_encoder()
-    torch.manual_seed(3)
-    model = VerticalModel(CONFIG, INPUTS, encoder)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return VmArtifact(CONFIG, INPUTS, encoder, model.eval())
-
-
 def by_example(scores):
     return dict(zip(scores.example_id.tolist(), scores.p.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(("files_a_part", "buffer_rows", "batch_size"), [(1, 10_000, 16), (2, 10_000, 7), (3, 30, 50)])
 def test_chances_do_not_depend_on_batches_files_or_buffers(world, tmp_path, files_a_part, buffer_rows, batch_size):
-    vm = artifact(world.write(tmp_path / "whole"))
+    vm = artifact(world, tmp_path, READERS, within_impression=True)
     whole = by_example(score_vm(vm, FeatureFeed(world.write(tmp_path / "a"), INPUTS, CONFIG, known_at=None)))
     files = world.write(tmp_path / "b", files_a_part=files_a_part)
     parts = score_vm(vm, FeatureFeed(files, INPUTS, CONFIG, known_at=None, buffer_rows=buffer_rows), batch_size)
@@ -96,8 +85,8 @@ def test_chances_do_not_depend_on_batches_files_or_buffers(world, tmp_path, file
 
 @torch.no_grad()
 def test_a_history_tells_of_its_slate_and_of_nothing_else(world, tmp_path):
-    files = world.write(tmp_path)
-    vm = artifact(files)
+    vm = artifact(world, tmp_path, READERS, within_impression=True)
+    files = world.write(tmp_path / "own")
     batch = next(FeatureFeed(files, INPUTS, CONFIG, known_at=FOREVER).batches(vm.encoder, 10_000))
     sizes = torch.bincount(batch.slate)[batch.slate]
     item = batch.histories["fm", "item"]
@@ -112,7 +101,7 @@ def test_a_history_tells_of_its_slate_and_of_nothing_else(world, tmp_path):
 
 
 def test_a_server_compares_the_candidates_of_a_request(world, tmp_path):
-    vm = artifact(world.write(tmp_path))
+    vm = artifact(world, tmp_path, READERS, within_impression=True)
     rows, histories = snapshot(world)
     assert len(set(zip(rows["impression_id"].to_pylist(), rows["event_ts"].to_pylist(), strict=True))) < len(rows) - 5
     served = VmServer(vm, histories).score(rows)

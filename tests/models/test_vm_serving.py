@@ -80,6 +80,13 @@ def test_a_label_that_is_not_yet_known_is_not_read(world, tmp_path):
     np.testing.assert_allclose(server.score(early), predict_batch(vm, early, histories), atol=2e-6)
 
 
+def test_the_kernel_is_compiled_before_the_first_request(world, tmp_path, monkeypatch):
+    vm, asked = artifact(world, tmp_path, READERS["all kinds"]), []
+    monkeypatch.setattr("models.history_kernel.pool", lambda tokens, index, *rest: asked.append(len(index)))
+    VmServer(vm, snapshot(world)[1])
+    assert asked == [0, 0]
+
+
 def test_unknown_keys_read_an_empty_history(world, tmp_path):
     vm = artifact(world, tmp_path, READERS["all kinds"])
     rows, histories = snapshot(world)
