@@ -327,7 +327,10 @@ class VmConfig(Strict):
     units: Units = [64, 32]
     dropout: float = Field(default=0.0, ge=0, lt=1)
     unseen_rate: float = Field(
-        default=0.0, ge=0, lt=1, description="share of ids read as unseen while training, so that new ids are learned"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of entities' ids read as unseen while training, so that new ids are learned; 1: no id is",
     )
     readers: list[ReaderConfig] = Field(default=[], description="of histories; set by the arm")
     counters: bool = Field(default=False, description="read the vertical's counters; set by the arm")

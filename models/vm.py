@@ -53,6 +53,7 @@ class VerticalModel(nn.Module):
 
     cat_starts: Tensor
     entity_starts: Tensor
+    may_be_unseen: Tensor
 
     def __init__(self, config: VmConfig, inputs: VmInputs, encoder: VmEncoder) -> None:
         super().__init__()
@@ -66,6 +67,8 @@ class VerticalModel(nn.Module):
         features = encoder.features
         starts = [self.table.starts[features.vocabulary_name(name)] for name in features.categorical]
         self.register_buffer("cat_starts", torch.tensor(starts, dtype=torch.int64), persistent=False)
+        of_entity = [name in inputs.entities for name in features.categorical]
+        self.register_buffer("may_be_unseen", torch.tensor(of_entity, dtype=torch.bool), persistent=False)
         self.id_lists = [s for s in features.list_features if s.kind == "categorical_list"]
         self.number_lists = [s for s in features.list_features if s.kind == "numeric_list"]
         self.list_starts = [self.table.starts[features.vocabulary_name(s.name)] for s in self.id_lists]
@@ -110,10 +113,11 @@ class VerticalModel(nn.Module):
         return VmFields(embedded[..., : self.dim], first_order, number, batch.num.new_zeros(len(batch), 0))
 
     def _some_unseen(self, cat: Tensor) -> Tensor:
-        """Indices [B, C], some of them 0 while training: an id that appears first when serving has a trained row."""
+        """Indices [B, C], some entities' 0 while training: an id that appears first when serving has a trained row."""
         if not self.training or not self.config.unseen_rate:
             return cat
-        return cat * (torch.rand(cat.shape, device=cat.device) >= self.config.unseen_rate)
+        unseen = torch.rand(cat.shape, device=cat.device) < self.config.unseen_rate
+        return cat.masked_fill(unseen & self.may_be_unseen, 0)
 
     def _list_mean(self, batch: VmBatch, spec: FeatureSpec, start: int) -> Tensor:
         mask = batch.masks[spec.name].to(batch.num.dtype)[..., None]
