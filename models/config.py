@@ -20,13 +20,24 @@ class FeatureSpec(Strict):
     ``categorical``: int64 id, embedded by a vocabulary fitted on the training window (id 0 of the table: unseen).
     ``numeric``: float, signed log1p then standardised on the training window; null becomes 0 after scaling.
     ``categorical_list`` / ``numeric_list``: variable length lists; ``shares`` names a categorical feature whose
-    vocabulary and embedding the list uses (an event list of items shares the item embedding).
+    vocabulary and embedding the list uses (an event list of items shares the item embedding). ``entity``: a categorical
+    feature whose ids come and go, such as a user or an item.
     """
 
     name: str
     kind: Literal["categorical", "numeric", "categorical_list", "numeric_list"]
     shares: str | None = None
+    entity: bool = False
 
+
+UnseenRate = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="share of entities' ids read as unseen while training, so that new ids are learned; 1: no id is",
+    ),
+]
 
 Units = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 """Widths of dense layers, in order."""
@@ -165,6 +176,7 @@ class FmConfig(Strict):
 
     embedding_dim: int = Field(default=16, ge=1, description="of every categorical feature")
     max_vocabulary: int = Field(default=200_000, ge=1)
+    unseen_rate: UnseenRate = 0.0
     attention_heads: int = Field(default=2, ge=1)
     blocks: dict[str, Block] = Field(default={"mlp": MlpBlock(units=[128, 64, 32])}, min_length=1)
     captures: list[str] = Field(default=["mlp.0"], min_length=1, description="layers that the codec compresses")
@@ -326,12 +338,7 @@ class VmConfig(Strict):
     max_vocabulary: int = Field(default=200_000, ge=1)
     units: Units = [64, 32]
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    unseen_rate: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of entities' ids read as unseen while training, so that new ids are learned; 1: no id is",
-    )
+    unseen_rate: UnseenRate = 0.0
     readers: list[ReaderConfig] = Field(default=[], description="of histories; set by the arm")
     counters: bool = Field(default=False, description="read the vertical's counters; set by the arm")
     kd_weight: float = Field(default=0.0, ge=0, description="weight of distillation; set by the arm")

@@ -13,6 +13,7 @@ from models.blocks import InteractionStack
 from models.config import FeatureSpec, FmConfig
 from models.encode import FeatureEncoder
 from models.errors import ModelConfigError
+from models.unseen import SomeUnseen
 
 AGE_SUFFIX = "_age_hours"
 
@@ -77,6 +78,7 @@ class FieldLayer(nn.Module):
         dim = config.embedding_dim
         vocabularies = list(encoder.vocabularies)
         self.embeddings = nn.ModuleList(_embedding(encoder.vocabularies[name].rows, dim) for name in vocabularies)
+        self.some_unseen = SomeUnseen(config.unseen_rate, encoder)
         self.places = [vocabularies.index(encoder.vocabulary_name(name)) for name in encoder.categorical]
         specs = encoder.list_features
         self.id_lists = [spec.name for spec in specs if spec.kind == "categorical_list"]
@@ -92,7 +94,8 @@ class FieldLayer(nn.Module):
 
     def forward(self, inputs: FmInputs) -> tuple[Tensor, Tensor]:
         """FmInputs -> (x [N, K], fields [N, F, E])."""
-        fields = [self.embeddings[place](inputs.cat[:, column]) for column, place in enumerate(self.places)]
+        cat = self.some_unseen(inputs.cat)
+        fields = [self.embeddings[place](cat[:, column]) for column, place in enumerate(self.places)]
         single = list(fields)
         numbers = [inputs.num]
         for name, place, pool in zip(self.id_lists, self.list_places, self.pools, strict=True):

@@ -18,6 +18,7 @@ from models.graph_body import GraphNetwork
 from models.interactions import NETWORKS, DenseTower, FieldLayout, InputLinear, Layout, VmFields
 from models.readers import HistoryReader
 from models.slates import less_slate_mean
+from models.unseen import SomeUnseen
 from models.vm_data import VmBatch, VmInputs, history_keys
 from models.vm_encoder import VmEncoder
 
@@ -53,7 +54,6 @@ class VerticalModel(nn.Module):
 
     cat_starts: Tensor
     entity_starts: Tensor
-    may_be_unseen: Tensor
 
     def __init__(self, config: VmConfig, inputs: VmInputs, encoder: VmEncoder) -> None:
         super().__init__()
@@ -67,8 +67,7 @@ class VerticalModel(nn.Module):
         features = encoder.features
         starts = [self.table.starts[features.vocabulary_name(name)] for name in features.categorical]
         self.register_buffer("cat_starts", torch.tensor(starts, dtype=torch.int64), persistent=False)
-        of_entity = [name in inputs.entities for name in features.categorical]
-        self.register_buffer("may_be_unseen", torch.tensor(of_entity, dtype=torch.bool), persistent=False)
+        self.some_unseen = SomeUnseen(config.unseen_rate, features)
         self.id_lists = [s for s in features.list_features if s.kind == "categorical_list"]
         self.number_lists = [s for s in features.list_features if s.kind == "numeric_list"]
         self.list_starts = [self.table.starts[features.vocabulary_name(s.name)] for s in self.id_lists]
@@ -103,7 +102,7 @@ class VerticalModel(nn.Module):
 
     def fields(self, batch: VmBatch) -> VmFields:
         """Embedded features and numbers of a batch, without reads."""
-        embedded = self.table(self._some_unseen(batch.cat) + self.cat_starts)
+        embedded = self.table(self.some_unseen(batch.cat) + self.cat_starts)
         if self.id_lists:
             means = [self._list_mean(batch, spec, at) for spec, at in zip(self.id_lists, self.list_starts, strict=True)]
             embedded = torch.cat([embedded, torch.stack(means, dim=1)], dim=1)
@@ -111,13 +110,6 @@ class VerticalModel(nn.Module):
         number = torch.cat(numbers, dim=1) if self.number_lists else batch.num
         first_order = embedded[..., self.dim] if self.first_order else None
         return VmFields(embedded[..., : self.dim], first_order, number, batch.num.new_zeros(len(batch), 0))
-
-    def _some_unseen(self, cat: Tensor) -> Tensor:
-        """Indices [B, C], some entities' 0 while training: an id that appears first when serving has a trained row."""
-        if not self.training or not self.config.unseen_rate:
-            return cat
-        unseen = torch.rand(cat.shape, device=cat.device) < self.config.unseen_rate
-        return cat.masked_fill(unseen & self.may_be_unseen, 0)
 
     def _list_mean(self, batch: VmBatch, spec: FeatureSpec, start: int) -> Tensor:
         mask = batch.masks[spec.name].to(batch.num.dtype)[..., None]

@@ -37,7 +37,7 @@ def _fm_auc(context: RunContext, train: list[str], validation: list[str], test: 
     dataset = context.dataset
     specs = fm_specs(dataset)
     named = {spec.name for spec in specs}
-    specs += [FeatureSpec(name=name, kind="categorical") for name in dataset.entities if name not in named]
+    specs += [FeatureSpec(name=name, kind="categorical", entity=True) for name in dataset.entities if name not in named]
     settings = context.config.fm
     fast = settings.train.model_copy(
         update={"epochs": EPOCHS, "patience": EPOCHS, "learning_rate": LEARNING_RATE, "learning_rate_decay": 1.0}

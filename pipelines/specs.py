@@ -34,5 +34,6 @@ def vm_specs(dataset: DatasetConfig, vertical: str, counters: bool) -> list[Feat
 
 
 def _request_spec(dataset: DatasetConfig, name: str) -> FeatureSpec:
-    kind = "categorical" if name in dataset.entities else dataset.features[name].kind
-    return FeatureSpec(name=name, kind=kind)
+    if name in dataset.entities:
+        return FeatureSpec(name=name, kind="categorical", entity=True)
+    return FeatureSpec(name=name, kind=dataset.features[name].kind)
