@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class Session:
         return grid[place], float(values[place])
 
 
+@cache
 def problem(name: str) -> Problem:
     """A test function, or a table of data/search/enbo by its name.
 

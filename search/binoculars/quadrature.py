@@ -135,11 +135,13 @@ def integrate(
     points = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed).draw(initial, dtype=torch.float64)
     values = torch.tensor([function(point) for point in points], dtype=torch.float64)
     estimates = []
+    belief = WarpedBelief(points, values)
     for left in range(budget - initial, 0, -1):
-        point = next_point(WarpedBelief(points, values), left, 1_000 * seed + left, method, effort)
+        point = next_point(belief, left, 1_000 * seed + left, method, effort)
         points = torch.cat([points, point[None]])
         values = torch.cat([values, torch.tensor([function(point)], dtype=torch.float64)])
-        estimates.append(WarpedBelief(points, values).integral())
+        belief = WarpedBelief(points, values)
+        estimates.append(belief.integral())
     return estimates
 
 

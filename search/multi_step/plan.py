@@ -16,7 +16,10 @@ from search.surrogate import Belief
 
 @dataclass(frozen=True)
 class Plan:
-    """A maximised tree: ``points`` [sum of sizes, D], its value, and the outcomes [N_1] that its branches assume."""
+    """A maximised tree: ``points`` [sum of sizes, D], its value, and the outcomes [N_1] that its branches assume.
+
+    Outcomes are in the units of the function, not of the belief that made the plan: the next belief has its own.
+    """
 
     shape: TreeShape
     points: Tensor
@@ -72,6 +75,7 @@ def make_plan(
     points, values = maximise(value, trees, effort.steps, node_weights(shape))
     best = int(values.argmax())
     outcomes = value.outcomes_of(points[best, 0]) if shape.branches else torch.zeros(0, dtype=torch.float64)
+    outcomes = belief.center + belief.scale * outcomes
     return Plan(shape, points[best].reshape(-1, dimensions), float(values[best].exp()), outcomes)
 
 
@@ -92,7 +96,7 @@ class Starts:
         shape = self.value.shape
         stages = [roots[:, None, None]]
         for stage in range(1, shape.stages):
-            kept = None if last is None or stage == shape.stages - 1 else _shifted(*last, shape, stage)
+            kept = None if last is None or stage == shape.stages - 1 else _shifted(self.belief, *last, shape, stage)
             if kept is not None:
                 stages.append(kept.expand(len(roots), *kept.shape))
             else:
@@ -124,20 +128,21 @@ def _next_root(belief: Belief, plan: Plan, observed: float) -> Tensor:
     """The root [D] that the last plan had in mind for what was observed."""
     if plan.shape.stages == 1:
         return plan.first
-    options = plan.stage(1)[_branch(plan, observed) * (plan.shape.nodes(1) // max(len(plan.outcomes), 1))]
+    options = plan.stage(1)[_branch(belief, plan, observed) * (plan.shape.nodes(1) // max(len(plan.outcomes), 1))]
     return options[int(log_ei_at(belief, options[None])[0].argmax())]
 
 
-def _shifted(plan: Plan, observed: float, shape: TreeShape, stage: int) -> Tensor | None:
+def _shifted(belief: Belief, plan: Plan, observed: float, shape: TreeShape, stage: int) -> Tensor | None:
     """Points [N_s, 1, D] for a stage of the new tree from the last one's next stage, None where it has none such."""
     if stage + 1 >= plan.shape.stages:
         return None
     old = plan.stage(stage + 1)[:, :1]
-    subtree = old.reshape(plan.shape.branches[0], -1, 1, old.shape[-1])[_branch(plan, observed)]
+    subtree = old.reshape(plan.shape.branches[0], -1, 1, old.shape[-1])[_branch(belief, plan, observed)]
     count = shape.nodes(stage)
     places = ((torch.arange(count) + 0.5) * len(subtree) / count).long()
     return subtree[places]
 
 
-def _branch(plan: Plan, observed: float) -> int:
-    return int((plan.outcomes - observed).abs().argmin()) if len(plan.outcomes) else 0
+def _branch(belief: Belief, plan: Plan, observed: float) -> int:
+    value = belief.center + belief.scale * observed
+    return int((plan.outcomes - value).abs().argmin()) if len(plan.outcomes) else 0

@@ -181,18 +181,32 @@ def test_a_warm_start_follows_the_branch_that_came_true(shape):
     last = make_plan(belief, shape, 0, SMALL)
     branch = len(last.outcomes) - 1
     observed = float(last.outcomes[branch])
-    after = belief.with_values(last.first[None], torch.tensor([observed], dtype=torch.float64))
+    standard = (observed - belief.center) / belief.scale
+    after = belief.with_values(last.first[None], torch.tensor([standard], dtype=torch.float64))
     planned = last.stage(1)[branch]
-    root = _next_root(after, last, observed)
+    root = _next_root(after, last, standard)
     assert any(torch.equal(root, point) for point in planned)
     starts = Starts(TreeValue(after, k_step(3)), SMALL, 1)
-    tree = starts.trees(root[None], (last, observed))[0]
+    tree = starts.trees(root[None], (last, standard))[0]
     assert torch.equal(tree[0], root)
     if shape.stages == 3:
         deeper = last.stage(2).reshape(len(last.outcomes), -1, 2)[branch]
         assert all(any(torch.equal(point, old) for old in deeper) for point in tree[1:11])
     cold = make_plan(after, k_step(3), 1, SMALL)
-    assert make_plan(after, k_step(3), 1, SMALL, (last, observed)).value > 0.95 * cold.value
+    assert make_plan(after, k_step(3), 1, SMALL, (last, standard)).value > 0.95 * cold.value
+
+
+def test_a_warm_start_finds_its_branch_in_the_units_of_the_next_belief():
+    belief = fitted(7)
+    last = make_plan(belief, k_step(2), 0, Effort(1, 64, 0, 64))
+    for branch, outcome in enumerate(last.outcomes.tolist()):
+        after = fit(
+            torch.cat([belief.points, last.first[None]]),
+            torch.cat([belief.center + belief.scale * belief.values, torch.tensor([outcome], dtype=torch.float64)]),
+        )
+        assert after.scale != belief.scale
+        observed = (outcome - after.center) / after.scale
+        assert torch.equal(_next_root(after, last, observed), last.stage(1)[branch][0])
 
 
 def test_plans_survive_json():
