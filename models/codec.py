@@ -15,7 +15,7 @@ from models.config import CodecConfig
 Codes = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
-HIDDEN_UNITS = 64
+LEAST_HIDDEN_UNITS = 64
 
 # Steps per unit of a packed value: z_q = round(step * z).clamp(-step, step - 1) / step.
 _STEPS = {4: 8, 8: 128}
@@ -32,8 +32,9 @@ class Codec(nn.Module):
     def __init__(self, config: CodecConfig, width: int) -> None:
         super().__init__()
         self.config = config
-        self.encoder = nn.Sequential(nn.Linear(width, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, config.dim))
-        self.decoder = nn.Sequential(nn.Linear(config.dim, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, width))
+        units = hidden_units(config)
+        self.encoder = nn.Sequential(nn.Linear(width, units), nn.ReLU(), nn.Linear(units, config.dim))
+        self.decoder = nn.Sequential(nn.Linear(config.dim, units), nn.ReLU(), nn.Linear(units, width))
 
     def forward(self, captured: Tensor) -> Tensor:
         """Captured activations [N, K] -> z [N, dim] in [-1, 1]; no gradient reaches the activations."""
@@ -66,6 +67,11 @@ class Codec(nn.Module):
         """
         del labels, known
         return self.loss(captured), torch.tensor(float(len(weight)), device=weight.device)
+
+
+def hidden_units(config: CodecConfig) -> int:
+    """Width of the hidden layers: no bottleneck before the code itself."""
+    return max(LEAST_HIDDEN_UNITS, 2 * config.dim)
 
 
 def prefix(z: Tensor, size: int) -> Tensor:

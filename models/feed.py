@@ -126,6 +126,9 @@ class FeatureFeed:
     def batches(self, encoder: VmEncoder, batch_size: int, shuffle_seed: int | None = None) -> Iterator[VmBatch]:
         """One pass over all rows; without a seed in file order, slate by slate where the VM compares within them.
 
+        Where all rows fit the buffer, the order that a seed draws depends on the rows alone, not on their files: other
+        partitions of the same rows train alike.
+
         Raises:
             FeatureMismatchError: a file lacks a column.
         """
@@ -134,7 +137,7 @@ class FeatureFeed:
             if self.config.within_impression:
                 yield from (group.take(rows) for rows in whole_slates(group.slate.numpy(), batch_size, rng))
                 continue
-            order = np.arange(len(group)) if rng is None else rng.permutation(len(group))
+            order = np.arange(len(group)) if rng is None else rng.permutation(np.argsort(group.example_id.numpy()))
             rows = torch.from_numpy(order)
             for start in range(0, len(group), batch_size):
                 yield group.take(rows[start : start + batch_size])

@@ -55,8 +55,9 @@ class FmBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class FmTensors:
-    """A window's labelled rows in memory."""
+    """A window's labelled rows in memory; ``example_id`` int64 [N], the others as in ``FmBatch``."""
 
+    example_id: Tensor
     inputs: FmInputs
     labels: Tensor
     known: Tensor
@@ -79,8 +80,12 @@ class FmTensors:
     def shuffled(
         self, epoch: int, seed: int, size: int, processes: Processes, device: torch.device
     ) -> Iterator[FmBatch]:
-        """This process's share of every global batch of ``size`` rows, in an order that (seed, epoch) fixes."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 10_007 + epoch))
+        """This process's share of every global batch of ``size`` rows, in an order that (seed, epoch) fixes.
+
+        It depends on the rows alone, not on the order of their files.
+        """
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed * 10_007 + epoch))
+        order = self.example_id.argsort()[drawn]
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size][processes.rank :: processes.world], device)
 
@@ -106,6 +111,7 @@ def fm_tensors(rows: FmRows, encoder: FeatureEncoder, heads: list[str], future: 
         )
     table = rows.inputs.filter(pa.array(used))
     return FmTensors(
+        torch.from_numpy(table["example_id"].to_numpy()),
         as_tensors(encoder.encode(table)),
         torch.from_numpy(labels[used]),
         torch.from_numpy(known[used].astype(np.float32)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.codec import HIDDEN_UNITS, Codec, prefix
+from models.codec import Codec, hidden_units, prefix
 from models.config import CodecConfig
 from models.fm import multitask_bce
 
@@ -23,7 +23,8 @@ class SupervisedCodec(Codec):
 
     def __init__(self, config: CodecConfig, width: int, heads: int) -> None:
         super().__init__(config, width)
-        self.decoder = nn.Sequential(nn.Linear(config.dim, HIDDEN_UNITS), nn.ReLU(), nn.Linear(HIDDEN_UNITS, heads))
+        units = hidden_units(config)
+        self.decoder = nn.Sequential(nn.Linear(config.dim, units), nn.ReLU(), nn.Linear(units, heads))
 
     def terms(self, captured: Tensor, labels: Tensor, known: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Logistic loss averaged over the prefixes, summed over known labels, and the sum of their weights."""

@@ -82,3 +82,9 @@ def test_longer_prefixes_reconstruct_better(bits):
         errors = [float((codec.decoder(prefix(z, size)) - activations).square().mean()) for size in (2, 4, 6)]
     assert errors[0] > 1.3 * errors[1] > 1.3 * 1.3 * errors[2]
     assert errors[2] < 0.35 * float(activations.var())
+
+
+def test_no_hidden_layer_is_narrower_than_the_code_needs():
+    small, large = (Codec(CodecConfig(dim=dim, prefixes=[dim]), 256) for dim in (16, 64))
+    assert small.encoder[0].out_features == 64
+    assert large.encoder[0].out_features == large.decoder[0].out_features == 128

@@ -61,6 +61,15 @@ def test_every_example_gets_its_own_history(world, files, buffer_rows):
     assert sorted(seen) == sorted(rows)
 
 
+def test_a_seed_draws_the_same_batches_from_other_files_of_the_same_rows(world, files, tmp_path):
+    feeds = [open_feed(found) for found in (files, world.write(tmp_path, files_a_part=3))]
+    encoder, _ = feeds[0].fit_encoder()
+    first, other = (ids_of(feed, encoder, seed=1) for feed in feeds)
+    assert ids_of(feeds[0], encoder) != ids_of(feeds[1], encoder)
+    assert first == other
+    assert first != ids_of(feeds[0], encoder, seed=2)
+
+
 def check_row(batch, place, row):
     assert batch.label[place] == row["label"]
     assert batch.user[place] == row["user"]

@@ -130,6 +130,17 @@ def test_a_window_without_known_labels_and_a_missing_feature_are_named(tmp_path)
         train_fm(CONFIG, SPECS, HEADS, TRAIN, without, tmp_path)
 
 
+def test_the_order_of_training_depends_on_the_rows_not_on_their_files():
+    rows = window()
+    turned = FmRows(rows.inputs.take(np.arange(len(rows.inputs))[::-1]), rows.labels, rows.known_at)
+    encoder = FeatureEncoder([], {}, {}, {}).extend(rows.inputs, SPECS, CONFIG.max_vocabulary)
+    one, other = (
+        [batch.inputs.num[:, 0] for batch in fm_tensors(of, encoder, HEADS).shuffled(3, 7, 100, Processes(), CPU)]
+        for of in (rows, turned)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_every_global_batch_is_shared_out_whole():
     tensors = fm_tensors(TRAIN, FeatureEncoder.fit(TRAIN.inputs, SPECS, 100), HEADS)
     one = [batch.inputs.num[:, 0] for batch in tensors.shuffled(3, 7, 100, Processes(), CPU)]
