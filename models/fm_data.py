@@ -111,7 +111,7 @@ def fm_tensors(rows: FmRows, encoder: FeatureEncoder, heads: list[str], future: 
         )
     table = rows.inputs.filter(pa.array(used))
     return FmTensors(
-        torch.from_numpy(table["example_id"].to_numpy()),
+        torch.tensor(table["example_id"].to_numpy()),
         as_tensors(encoder.encode(table)),
         torch.from_numpy(labels[used]),
         torch.from_numpy(known[used].astype(np.float32)),
