@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,8 @@ from models.bootstrap import BootstrapMetric, PairedDifference, paired_differenc
 from models.metrics import Scores, evaluate, transfer_ratio
 
 BASE, FM, CONTROL = "base", "fm", "control"
+CALIBRATED_FM = "fm calibrated"
+"""The FM, its logit shifted to fit the VM's validation window as VMs are: what is off in the mean gains too little."""
 CLAIM_SEEDS = 3
 NO_CLAIM = "fewer than 3 seeds: not a claim"
 
@@ -48,7 +50,11 @@ class ArmScores:
 
     def metric(self, arm: str, name: str) -> float:
         """Mean over the seeds."""
-        values = [metrics[name] for metrics in self._metrics[arm]]
+        return self.mean_of(arm, name, float)
+
+    def mean_of(self, arm: str, name: str, of: Callable[[float], float]) -> float:
+        """Mean over the seeds of a function of a metric: what is off up in one seed and down in another is off."""
+        values = [of(metrics[name]) for metrics in self._metrics[arm]]
         return math.fsum(values) / len(values)
 
     def difference(self, arm: str, other: str, metric: BootstrapMetric = "ne", level: float = 0.95) -> PairedDifference:
@@ -73,8 +79,10 @@ class ArmScores:
         return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
 
     def share_difference(self, arm: str, other: str) -> Interval:
-        """Transfer ratio of one arm less that of another."""
+        """Transfer ratio of one arm less that of another; nan where ``share`` is."""
         whole, own = self.difference(FM, BASE), self.gain(arm, other)
+        if transfer_ratio(-whole.mean, 0.0, 0.0, whole.se) is None:
+            return Interval(math.nan, math.nan, math.nan)
         return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
 
 

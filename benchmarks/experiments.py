@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, FM, ArmScores
+from benchmarks.chosen import read_chosen
+from benchmarks.experiment_figures import BASE, CALIBRATED_FM, CLAIM_SEEDS, FM, ArmScores
 from benchmarks.experiment_scores import KeptScores, Scored
-from benchmarks.harness import BenchmarkError, MissingDataError, Report
-from benchmarks.projects import PROJECT_FILE, ProjectSettings, save_project, stop_spark
+from benchmarks.harness import BenchmarkError, MissingDataError, Report, Target, at_least
+from benchmarks.projects import PROJECT_FILE, REPOSITORY, ProjectSettings, save_project, stop_spark
 from feature_store.config import Strict
 from feature_store.spaces import SpaceRecord
+from models.calibration import shift_of, shifted
 from models.metrics import Scores
 from pipelines.batch_fm import batch_fm_scores
 from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root, home
@@ -30,7 +33,7 @@ from pipelines.digest import digest, models_code
 from pipelines.evaluate import ALL_KNOWN
 from pipelines.maturity import require_mature
 from pipelines.measure import BATCH_FM_ARM
-from pipelines.scoring import fm_scores, score_parts
+from pipelines.scoring import fm_scores, labelled_rows, score_parts
 from pipelines.train_fm import train_fm
 from pipelines.train_vm import TrainedVm, load_trained, train_vm, vm_bytes
 from pipelines.windows import RunWindows, run_range, run_windows
@@ -39,10 +42,16 @@ from pipelines.write_range import write_sources, write_space
 
 
 class SeedSettings(Strict):
-    """``seeds``: of FM and VMs; ``bootstrap``: resamples for an interval."""
+    """``seeds``: of FM and VMs; ``bootstrap``: resamples for an interval; ``short``: claims nothing, is for tests."""
 
     seeds: int = Field(ge=1)
     bootstrap: int = Field(default=200, ge=50)
+    short: bool = False
+
+    @property
+    def seeds_target(self) -> Target | None:
+        """How many seeds a claim needs."""
+        return None if self.short else at_least(CLAIM_SEEDS)
 
 
 class CellSettings(Strict):
@@ -56,10 +65,22 @@ class CellSettings(Strict):
 
 
 class WorldSettings(Strict):
-    """A project to experiment on; ``data``: the folder below LOOPFM_DATA that it needs."""
+    """A project to experiment on.
+
+    ``data``: the folder below LOOPFM_DATA that it needs. ``chosen``: the file of benchmarks.choose, below the
+    repository, whose settings its cells start from.
+    """
 
     project: ProjectSettings
     data: str | None = None
+    chosen: str | None = None
+
+    def cell(self, cell: CellSettings) -> CellSettings:
+        """The cell with what was chosen for its arm below its own changes."""
+        if self.chosen is None:
+            return cell
+        changes = read_chosen(Path(REPOSITORY, self.chosen)).changes(cell.arm)
+        return cell.model_copy(update={"changes": {**changes, **cell.changes}})
 
     def require(self) -> None:
         """Raise MissingDataError where the data set is not there."""
@@ -130,14 +151,22 @@ class Experiment:
                 context, vertical, space, used.vm_train, used.vm_validation, arm=cell.arm, seed=seed, register=False
             )
 
+    def validation_ne(self, vertical: str, cell: CellSettings, seed: int) -> float:
+        """NE of a cell's VM on the validation window; the test window is not looked at."""
+        vm = self.vm(vertical, cell, seed, self.space(seed, _fm_changes(cell)))
+        return self.context.registry.run_metrics(vm.run_id)["validation_ne"]
+
+    def fm_validation_ne(self, seed: int, changes: Mapping[str, Any]) -> float:
+        """NE of an FM on its own validation window, mean over its heads."""
+        with self.configured(self.config(changes)) as context:
+            write_sources(context, self.windows.parts, self.windows.vm)
+            space = train_fm(context, self.windows.fm_train, self.windows.fm_validation, seed)
+            return context.registry.run_metrics(space.run_id)["validation_ne"]
+
     def run(self, vertical: str, cell: CellSettings, seed: int, windows: RunWindows | None = None) -> Scored:
         """Test scores of one cell and seed; what is trained and scored already is found again."""
-        fm_changes = {path: value for path, value in cell.changes.items() if path.split(".")[0] == "fm"}
-        space, config, used = (
-            self.space(seed, fm_changes, windows),
-            self.config(cell.changes).vm,
-            windows or self.windows,
-        )
+        space, used = self.space(seed, _fm_changes(cell), windows), windows or self.windows
+        config = self.config(cell.changes).vm
         # Not by run: another space's commit moves the versions of tables that a training is found again by.
         weights = config.weights_to_try(cell.arm)
         name = digest(models_code(), vertical, config.arm(cell.arm), weights, seed, space.space_id, vars(used))
@@ -160,6 +189,13 @@ class Experiment:
     def fm(self, vertical: str, space: SpaceRecord, like: Scores) -> Scores:
         """The FM's own scores of the rows of ``like``."""
         return fm_scores(self.context, vertical, space, self.test_parts(vertical), like)
+
+    def calibrated_fm(self, vertical: str, space: SpaceRecord, like: Scores) -> Scores:
+        """As ``fm``, with the shift of the logit that fits the VM's validation window."""
+        columns = ["label", "teacher_logit", "weight", "sampling_rate"]
+        rows = labelled_rows(self.context, vertical, space, self.windows.vm_validation, columns)
+        label, logit, weight, rate = (rows[name].to_numpy().astype(np.float64) for name in columns)
+        return shifted(self.fm(vertical, space, like), shift_of(label, 1 / (1 + np.exp(-logit)), weight / rate))
 
     def batch_fm(self, vertical: str, likes: Sequence[Scores]) -> dict[str, list[Scores]]:
         """Scores of the rows of ``likes`` (by seed) by FMs on batch features; empty where the FM reads none."""
@@ -189,6 +225,10 @@ class Experiment:
             yield self.context
         finally:
             self.context.config = before
+
+
+def _fm_changes(cell: CellSettings) -> dict[str, Any]:
+    return {path: value for path, value in cell.changes.items() if path.split(".")[0] == "fm"}
 
 
 @contextmanager
@@ -223,7 +263,7 @@ def run_cells(
     done: dict[str, list[Scored]] = {name: [] for name in cells}
     for seed in seeds:
         for name, cell in cells.items():
-            done[name].append(opened.run(vertical, cell, seed))
+            done[name].append(opened.run(vertical, opened.world.cell(cell), seed))
     return done
 
 
@@ -237,5 +277,7 @@ def arm_scores(
     """Scores of all cells, and of the FM whose space the unchanged cells read; ``beside``: further arms after them."""
     like = scored[BASE][0].scores
     by_arm: dict[str, Sequence[Scores]] = {cell: [one.scores for one in of] for cell, of in scored.items()}
-    by_arm[FM] = [opened.fm(vertical, opened.space(seed), like) for seed in range(len(scored[BASE]))]
+    spaces = [opened.space(seed) for seed in range(len(scored[BASE]))]
+    by_arm[FM] = [opened.fm(vertical, space, like) for space in spaces]
+    by_arm[CALIBRATED_FM] = [opened.calibrated_fm(vertical, space, like) for space in spaces]
     return ArmScores(by_arm | dict(beside or {}), bootstrap)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, CONTROL, FM, ArmScores, add_interval
+from benchmarks.experiment_figures import BASE, CALIBRATED_FM, CONTROL, FM, ArmScores, add_interval
 from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, number, seeds_note
-from benchmarks.experiment_scores import Scored
 from benchmarks.experiments import (
     CellSettings,
     Experiment,
@@ -30,7 +29,7 @@ from feature_store.config import Name, Strict
 from pipelines.measure import BATCH_FM_ARM
 from pipelines.windows import RunWindows
 
-KD, LOOPFM, RECIPE = "kd", "loopfm", "loopfm_kd"
+KD, LOOPFM, LARGE_COUNTERS = "kd", "loopfm", "large_counters"
 FM_NE, BASE_NE, SLACK = 0.813, 0.913, 0.002
 
 
@@ -62,17 +61,23 @@ class DelaySettings(Strict):
 class FreshnessSettings(SeedSettings):
     """``cadences``: the same data at each availability, freshest first; ``cells``: the VMs compared at each.
 
-    ``base``, ``control`` and ``kd`` are required; an FM of the same size on batch features stands beside them. Of the
-    ``candidates`` and of the ``controls`` the best on validation is the one that claims are made of. Each further
-    candidate also stands beside ``loopfm_kd``, which it changes by one idea. Without cadences ``delay`` runs alone.
+    ``base`` and ``kd`` are required; an FM of the same size on batch features stands beside them. Claims are made of
+    the cell ``recipe`` against the cell ``control``. Each of the ``ideas`` is a cell that changes the recipe by one.
+    ``fewer``: the cells of a cadence that has not all of them. Without cadences ``delay`` runs alone.
     """
 
     cadences: dict[Name, WorldSettings] = Field(default={})
     cells: dict[Name, CellSettings] = Field(default={})
-    candidates: list[Name] = Field(default=[])
-    controls: list[Name] = Field(default=[])
+    recipe: Name = LOOPFM
+    control: Name = CONTROL
+    ideas: list[Name] = Field(default=[])
+    fewer: dict[Name, list[Name]] = Field(default={})
     with_limits: bool = True
     delay: DelaySettings | None = None
+
+    def cells_at(self, cadence: str) -> dict[str, CellSettings]:
+        """The cells of a cadence, in the order declared."""
+        return {name: cell for name, cell in self.cells.items() if name in self.fewer.get(cadence, self.cells)}
 
 
 SETTINGS = FreshnessSettings
@@ -100,11 +105,13 @@ def body(settings: FreshnessSettings, report: Report, output: Output) -> None:
 
 
 def _require_cells(settings: FreshnessSettings) -> None:
-    named = {BASE, CONTROL, KD, *settings.candidates, *settings.controls}
-    if settings.cadences and (missing := sorted(named - set(settings.cells))):
-        raise BenchmarkError(f"cells: {missing} are missing")
-    if settings.cadences and not (settings.candidates and settings.controls):
-        raise BenchmarkError("candidates, controls: got none; allowed with cadences: at least one of each")
+    for cadence in settings.cadences:
+        missing = sorted({BASE, KD, settings.recipe, settings.control} - set(settings.cells_at(cadence)))
+        if missing:
+            raise BenchmarkError(f"cells of {cadence}: {missing} are missing")
+    named = {*settings.ideas, *(name for names in settings.fewer.values() for name in names)}
+    if unknown := sorted(named - set(settings.cells)):
+        raise BenchmarkError(f"ideas, fewer: got {unknown}; allowed: names of cells")
 
 
 def _cadence(
@@ -112,34 +119,20 @@ def _cadence(
 ) -> Iterable[tuple[str, ArmScores]]:
     with experiment(world, report) as opened:
         for vertical in opened.verticals:
-            scored = run_cells(opened, vertical, settings.cells, range(settings.seeds))
+            scored = run_cells(opened, vertical, settings.cells_at(cadence), range(settings.seeds))
             like = scored[BASE][0].scores
             batch_fm = opened.batch_fm(vertical, [like] * settings.seeds)
             arms = arm_scores(opened, vertical, scored, settings.bootstrap, batch_fm)
             name = cadence if len(opened.verticals) == 1 else f"{cadence}_{vertical}"
             output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
             limits = LIMITS.get(cadence) if settings.with_limits else None
-            best = {kind: chosen(scored, names) for kind, names in _kinds(settings).items()}
-            ideas = [cell for cell in settings.candidates if cell not in (LOOPFM, RECIPE)]
-            _claims(name, arms, best, ideas if RECIPE in arms.by_arm else [], limits, report)
+            _claims(name, arms, settings, limits, report)
             yield vertical if len(opened.verticals) > 1 else "", arms
 
 
-def _kinds(settings: FreshnessSettings) -> dict[str, list[str]]:
-    return {"candidate": settings.candidates, "control": settings.controls}
-
-
-def chosen(scored: Mapping[str, list[Scored]], names: list[str]) -> str:
-    """The cell of the lowest validation NE, mean over the seeds."""
-    return min(names, key=lambda name: math.fsum(one.validation_ne for one in scored[name]) / len(scored[name]))
-
-
-def _claims(
-    name: str, arms: ArmScores, best: Mapping[str, str], ideas: list[str], limits: Limits | None, report: Report
-) -> None:
-    recipe, control = best["candidate"], best["control"]
-    report.add(f"{name}_seeds", arms.seeds)
-    report.say(f"{name}: chosen on validation: {recipe}, against {control}")
+def _claims(name: str, arms: ArmScores, settings: FreshnessSettings, limits: Limits | None, report: Report) -> None:
+    recipe, control = settings.recipe, settings.control
+    report.add(f"{name}_seeds", arms.seeds, settings.seeds_target)
     report.add(f"{name}_fm_ne", arms.metric(FM, "ne"), at_most(FM_NE) if limits else None)
     report.add(f"{name}_base_ne", arms.metric(BASE, "ne"), at_most(BASE_NE) if limits else None)
     report.add(f"{name}_control_ne", arms.metric(control, "ne"), at_most(limits.control_ne + SLACK) if limits else None)
@@ -147,14 +140,18 @@ def _claims(
     over = arms.gain(recipe, control)
     report.add(f"{name}_over_control", over.value, at_least(limits.over_control) if limits else None)
     report.add(f"{name}_over_control_low", over.low)
-    for idea in ideas:
-        add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, RECIPE))
+    for idea in settings.ideas:
+        if idea in arms.by_arm:
+            add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, recipe))
     report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
+    report.add(f"{name}_tr_of_calibrated_fm", arms.share(recipe, of=CALIBRATED_FM).value)
+    if LARGE_COUNTERS in arms.by_arm:
+        report.add(f"{name}_counters_tr", arms.share(LARGE_COUNTERS).value)
     if BATCH_FM_ARM in arms.by_arm:
         report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM_ARM).value)
         report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
     report.add(f"{name}_kd_tr", arms.share(KD).value)
-    points = arms.share_difference(RECIPE if RECIPE in arms.by_arm else recipe, KD)
+    points = arms.share_difference(recipe, KD)
     report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)
     report.add(f"{name}_over_kd_low", points.low, at_least(0.0) if limits else None)
 

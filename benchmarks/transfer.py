@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, ArmScores, add_equal_within, add_interval
+from benchmarks.experiment_figures import BASE, CALIBRATED_FM, ArmScores, add_equal_within, add_interval
 from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, percent, seeds_note, with_interval
 from benchmarks.experiment_scores import Scored
 from benchmarks.experiments import (
@@ -90,6 +90,7 @@ def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSe
     beside = {bound: list(found) * settings.seeds for bound, found in bounds.items()}
     arms = arm_scores(opened, vertical, scored, settings.bootstrap, beside)
     _table(name, arms, scored, output, opened.history_bytes(opened.space(0)))
+    opened.report.add(f"{name}_seeds", arms.seeds, settings.seeds_target)
     _claims(name, arms, scheduled, opened.report, taught=isinstance(world, TransferWorld) and world.taught)
 
 
@@ -109,12 +110,12 @@ def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: 
 
 
 def _claims(name: str, arms: ArmScores, scheduled: str, report: Report, *, taught: bool) -> None:
-    report.add(f"{name}_seeds", arms.seeds)
     for arm in arms.by_arm:
         report.add(f"{name}_{arm.replace(' ', '_')}_ne", arms.metric(arm, "ne"))
     for arm in ("kd", "raw", "counters", "control", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"):
         if arm in arms.by_arm:
             report.add(f"{name}_{arm}_tr", arms.share(arm).value)
+            report.add(f"{name}_{arm}_tr_of_calibrated_fm", arms.share(arm, of=CALIBRATED_FM).value)
     if {"control", "loopfm"} <= set(arms.by_arm):
         add_interval(report, f"{name}_loopfm_over_control", arms.gain("loopfm", "control"))
     if WORLD_STATE in arms.by_arm:
@@ -129,7 +130,7 @@ def _claims(name: str, arms: ArmScores, scheduled: str, report: Report, *, taugh
         report.say(f"{name}: LoopFM recovers {percent(recovered)} of what the visible state tells")
     gauc = arms.difference(scheduled, "base", "gauc")
     report.add(f"{name}_{RECOMMENDED}_gauc_low", gauc.low, at_least(GAUC_LOW))
-    miss = abs(arms.metric(scheduled, "calibration") - 1)
+    miss = arms.mean_of(scheduled, "calibration", lambda value: abs(value - 1))
     report.add(f"{name}_{RECOMMENDED}_calibration_off", miss, at_most(CALIBRATION))
 
 
@@ -145,7 +146,7 @@ def early_windows(windows: RunWindows) -> RunWindows:
 
 def _all_data(opened: Experiment, vertical: str, seed: int) -> Scored:
     """A raw VM on (nearly) all the rows that FM and VM have between them; the early FM only opens its tables."""
-    return opened.run(vertical, CellSettings(arm="raw"), seed, early_windows(opened.windows))
+    return opened.run(vertical, opened.world.cell(CellSettings(arm="raw")), seed, early_windows(opened.windows))
 
 
 def _null_effects(name: str, world: TransferWorld, settings: TransferSettings, report: Report) -> None:

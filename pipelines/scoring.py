@@ -59,5 +59,5 @@ def labelled_rows(
     context: RunContext, vertical: str, space: SpaceRecord, parts: list[str], columns: list[str]
 ) -> pa.Table:
     """Like ``feature_rows``, without examples that have no label: those that figures may be of."""
-    rows = feature_rows(context, vertical, space, parts, [*columns, "label"])
+    rows = feature_rows(context, vertical, space, parts, list(dict.fromkeys([*columns, "label"])))
     return rows.filter(pc.is_valid(rows["label"])).select(columns)

@@ -15,7 +15,7 @@ from benchmarks.experiment_figures import ArmScores, add_equal_within
 from benchmarks.experiment_output import Output, arm_rows, seeds_note
 from benchmarks.experiment_scores import KeptScores, Scored
 from benchmarks.experiments import Experiment, WorldSettings
-from benchmarks.freshness import chosen, delayed
+from benchmarks.freshness import delayed
 from benchmarks.harness import CONF, BenchmarkError, MissingDataError, Report, load_settings
 from benchmarks.projects import REPOSITORY, ProjectSettings
 from benchmarks.transfer import early_windows
@@ -46,7 +46,7 @@ def scores(strength, rows=4000, seed=0):
 
 
 def arms(**more):
-    strengths = {"base": 0.3, "control": 0.5, "kd": 0.32, "loopfm": 0.7, "fm": 0.95, **more}
+    strengths = {"base": 0.3, "control": 0.5, "kd": 0.32, "loopfm": 0.7, "fm": 0.95, "fm calibrated": 0.95, **more}
     return ArmScores({arm: [scores(strength)] for arm, strength in strengths.items()})
 
 
@@ -98,7 +98,7 @@ def test_the_table_of_arms_shows_gain_share_and_cost(tmp_path):
     head, rows = arm_rows(arms(), costs)
     Output(tmp_path).table("t", "arms", head, rows)
     lines = (tmp_path / "t.md").read_text().splitlines()
-    assert len(lines) == 4 + 5
+    assert len(lines) == 4 + 6
     row = dict(zip(head, rows[3], strict=True))
     assert (row["arm"], row["VM bytes"]) == ("loopfm", "45,678")
     assert row["TR"] == f"{100 * arms().share('loopfm').value:.0f} %"
@@ -127,23 +127,23 @@ def test_windows_of_early_late_and_old_fms():
         delayed(WINDOWS, 3)
 
 
-def test_the_recipe_is_chosen_on_validation():
-    scored = {name: [Scored(scores(0.5), 0, 0, ne) for ne in nes] for name, nes in {"a": (3, 5), "b": (4, 3)}.items()}
-    assert chosen(scored, ["a", "b"]) == "b"
-
-
 def test_claims_of_a_cadence_are_judged_by_its_limits():
     made = report()
-    best = {"candidate": "loopfm", "control": "control"}
-    made_of = arms(batch_fm=0.8, loopfm_kd=0.7, decayed=0.75)
-    freshness._claims("hour_5m", made_of, best, ["decayed"], freshness.LIMITS["hour_5m"], made)
+    settings = freshness.FreshnessSettings(seeds=3, ideas=["decayed", "elsewhere"])
+    made_of = arms(**{"batch_fm": 0.8, "decayed": 0.75, "fm calibrated": 0.97, "large_counters": 0.6})
+    freshness._claims("hour_5m", made_of, settings, freshness.LIMITS["hour_5m"], made)
     judged = {figure.name: figure for figure in made.figures}
     assert str(judged["hour_5m_tr"].target) == ">=0.6"
     assert str(judged["hour_5m_over_kd"].target) == ">=0.55"
-    assert judged["hour_5m_decayed_gain"].value == pytest.approx(made_of.gain("decayed", "loopfm_kd").value)
+    assert judged["hour_5m_decayed_gain"].value == pytest.approx(made_of.gain("decayed", "loopfm").value)
+    assert "hour_5m_elsewhere_gain" not in judged
+    assert not judged["hour_5m_seeds"].ok, "one seed is no claim"
+    assert judged["hour_5m_tr_of_calibrated_fm"].value < judged["hour_5m_tr"].value
+    assert judged["hour_5m_counters_tr"].value == pytest.approx(made_of.share("large_counters").value)
     assert judged["hour_5m_tr_of_batch_fm"].value > judged["hour_5m_tr"].value
     unjudged = report()
-    freshness._claims("hour_5m", arms(batch_fm=0.8), best, [], None, unjudged)
+    of = arms(**{"batch_fm": 0.8, "fm calibrated": 0.97})
+    freshness._claims("hour_5m", of, settings.model_copy(update={"short": True}), None, unjudged)
     assert unjudged.ok
 
 
@@ -180,12 +180,12 @@ def test_the_delay_of_teachers_runs_alone_and_cadences_need_their_cells():
     assert (delay.delay.world, delay.delay.cells) == (whole.delay.world, whole.delay.cells), "one workspace"
     freshness._require_cells(delay)
     freshness._require_cells(whole)
-    with pytest.raises(BenchmarkError, match=r"cells: \['kd'\] are missing"):
+    with pytest.raises(BenchmarkError, match=r"cells of at_once: \['kd'\] are missing"):
         freshness._require_cells(
             whole.model_copy(update={"cells": {k: c for k, c in whole.cells.items() if k != "kd"}})
         )
-    with pytest.raises(BenchmarkError, match="candidates, controls: got none"):
-        freshness._require_cells(whole.model_copy(update={"candidates": []}))
+    with pytest.raises(BenchmarkError, match=r"ideas, fewer: got \['nothing'\]"):
+        freshness._require_cells(whole.model_copy(update={"ideas": ["nothing"]}))
 
 
 def test_at_once_is_the_upper_end_of_the_curve_and_has_no_batch_fm():
