@@ -22,7 +22,7 @@ from pydantic import Field
 from benchmarks import dvae_regression
 from benchmarks.dvae_speed import training_seconds
 from benchmarks.dvae_tasks import Bic, GraphTask, Objective, asia, enas_task, network_task, vm_task
-from benchmarks.harness import Report, Target, at_least
+from benchmarks.harness import Report, Target, at_least, at_most
 from benchmarks.search_state import NOT_RUN, Key, Record, Runs, resumable, search_data
 from feature_store.config import Strict
 from pipelines.config import home
@@ -110,7 +110,11 @@ def body(settings: DvaeSettings, report: Report, runs: Runs) -> None:
     torch.set_num_threads(1)
     for name, chosen in settings.tasks.items():
         task = open_task(name, chosen, settings)
-        trained = Trained(task, chosen.training, settings, report)
+        trained = Trained(task, chosen.training, settings, report, runs.over)
+        if not trained.whole:
+            report.say(f"the time given is over: {len(trained.history)} of {chosen.training.epochs} epochs of {name}")
+            report.add(f"{name}_untrained_epochs", chosen.training.epochs - len(trained.history), at_most(0))
+            return
         runs.complete([Key(trained.name, "autoencoder", 0)], trained.run, report)
         add_autoencoder(trained, runs, report)
         if name == next(iter(settings.tasks)):
@@ -140,16 +144,29 @@ def keys(trained: Trained) -> Iterator[Key]:
 
 
 class Trained:
-    """A task and its trained model; ``name`` tells trainings of other settings apart."""
+    """A task and its trained model; ``name`` tells trainings of other settings apart.
 
-    def __init__(self, task: GraphTask, training: DvaeTraining, settings: DvaeSettings, report: Report) -> None:
+    ``over`` ends the training after an epoch; ``whole`` tells that it did not. A part of a training has no figures.
+    """
+
+    def __init__(
+        self,
+        task: GraphTask,
+        training: DvaeTraining,
+        settings: DvaeSettings,
+        report: Report,
+        over: Callable[[], bool],
+    ) -> None:
         self.task, self.settings, self.say = task, settings, report.say
         sizes = {"types": task.codec.types, "max_vertices": task.codec.max_vertices}
         self.config = DvaeConfig(**sizes, **settings.model.model_dump())
         made_by = json.dumps([self.config.model_dump(), training.model_dump(), len(task.train)])
         self.name = f"{task.name}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}"
         self.train, self.test = (DagBatch.of(dags, task.codec.max_vertices) for dags in (task.train, task.test))
-        self.model, self.history = self._fit(training)
+        self.model, self.history = self._fit(training, over)
+        self.whole = len(self.history) == training.epochs
+        if not self.whole:
+            return
         self.model.eval()
         self.latents = self.model.means(self.train)
         report.add(f"{task.name}_train_graphs", len(self.train))
@@ -161,11 +178,11 @@ class Trained:
         report.add(f"{task.name}_last_type_loss", self.history[-1].types)
         report.add(f"{task.name}_last_edge_loss", self.history[-1].edges)
 
-    def _fit(self, training: DvaeTraining) -> tuple[Dvae, list[EpochLosses]]:
+    def _fit(self, training: DvaeTraining, over: Callable[[], bool]) -> tuple[Dvae, list[EpochLosses]]:
         """Train, or go on; the curve and the weights are written beside the checkpoint."""
         stem = Path(home(), "benchmarks", "dvae", self.name)
         trainer = DvaeTrainer(self.config, training, self.train, stem.with_suffix(".checkpoint"))
-        model = trainer.fit(lambda record: self.say(f"{self.task.name} {json.dumps(asdict(record))}"))
+        model = trainer.fit(lambda record: self.say(f"{self.task.name} {json.dumps(asdict(record))}"), over)
         save_dvae(stem.with_suffix(".pt"), model)
         lines = [json.dumps(asdict(record)) for record in trainer.history]
         stem.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")

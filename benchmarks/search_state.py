@@ -64,13 +64,17 @@ class Runs:
         for key in keys:
             if key in self.results:
                 continue
-            if time.monotonic() > self.deadline:
+            if self.over():
                 report.say("the time given is over: the figures are those of the runs so far")
                 return
             start = time.perf_counter()
             record = run(key)
             self._write({"settings": self.digest, **key.__dict__, "seconds": time.perf_counter() - start, **record})
             report.say(f"{key.function} {key.method} {key.seed}: {time.perf_counter() - start:.1f} s")
+
+    def over(self) -> bool:
+        """Whether the time given is over."""
+        return time.monotonic() > self.deadline
 
     def seeds(self, function: str, methods: Sequence[str]) -> list[int]:
         """Seeds that every one of the methods has finished on a function."""

@@ -18,7 +18,7 @@ from search.driver import Search
 from search.ens.proposer import Acceptable
 from search.errors import BudgetError
 from search.methods import check_method, make_proposer
-from search.trial import Outcome, Trial, best, done
+from search.trial import Outcome, Trial, best
 from search.vm_space import FlopsLimit
 
 STEP_VERSION = 3
@@ -45,9 +45,9 @@ class SearchPlan:
 class SearchResult:
     """Where a search stands.
 
-    ``hand_set``: the recipe trained on the same rows, by ``hand_set_run``. ``winner``: the trial of the lowest NE among
-    those of at most its FLOPs; None while the search is unfinished, or where no trial is as cheap. ``version``: the
-    winner's, registered.
+    ``hand_set``: the recipe trained on the same rows, by ``hand_set_run``. ``winner``: the trial of the lowest NE; none
+    needs more FLOPs than the recipe, since the space holds no such VM. ``version``: the winner's, registered. Both are
+    None while the search is unfinished.
     """
 
     run_id: str
@@ -172,10 +172,10 @@ def _run(context: RunContext, training: TrialTraining, plan: SearchPlan, hand_se
     context.registry.fail_children(training.parent)
     if len(history) < plan.trials:
         return SearchResult(training.parent, history, hand_set, hand_set_run, None, None)
-    if not done(history):
+    winner = best(history)
+    if winner is None:
         raise StepError(f"search: none of {plan.trials} trials has a result; the first failed: {history[0].error}")
-    winner = best([trial for trial in done(history) if (trial.flops or 0.0) <= hand_set.flops])
-    version = None if winner is None else _register(context, training, winner)
+    version = _register(context, training, winner)
     context.registry.close_run(training.parent)
     return SearchResult(training.parent, history, hand_set, hand_set_run, winner, version)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from search.proposer import Proposer, Shortening
 from search.runners import Objective, ShortObjective, runner
 from search.trial import Trial
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -73,10 +75,11 @@ class Search:
         """Evaluate trials until ``until`` of them (the whole budget when absent) have a result; the history then.
 
         Raises:
+            StateError: another process runs the search of this state file.
             ProposalError: the proposer gave a configuration that its space does not hold, none, or more than asked.
         """
         goal = self.budget if until is None else min(until, self.budget)
-        with runner(self.objective, self.k, self.time_limit_s) as evaluate:
+        with self._alone(), runner(self.objective, self.k, self.time_limit_s) as evaluate:
             while self.state.told < goal:
                 if self.state.told == len(self.state.trials):
                     self._ask(min(self.k, goal - self.state.told))
@@ -87,6 +90,28 @@ class Search:
                 self.state.told = len(self.state.trials)
                 self._save()
         return self.history
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process runs the search of the state file meanwhile; it begins with what the last one left there.
+
+        The lock is a file beside it, since the state file itself is replaced. A POSIX record lock ends with its process
+        and is not inherited by the processes of trials, which may outlive a killed search.
+        """
+        if self.state_file is None:
+            yield
+            return
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.state_file.with_name(self.state_file.name + ".lock").open("w") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise StateError(
+                    f"{self.state_file}: another process runs this search; wait for it, or end it and start again"
+                ) from error
+            if self.state_file.exists():
+                self._load(self.state_file)
+            yield
 
     def _ask(self, k: int) -> None:
         configs = self.proposer.ask(self.history, self.budget - self.state.told, k)
@@ -137,7 +162,6 @@ class Search:
             "proposer": self.proposer.state_dict(),
             "trials": [trial.to_json() for trial in self.state.trials],
         }
-        self.state_file.parent.mkdir(parents=True, exist_ok=True)
         written = self.state_file.with_name(self.state_file.name + ".new")
         with written.open("w") as file:
             json.dump(content, file)

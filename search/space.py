@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -62,8 +64,9 @@ class SearchSpace:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the parameters: a saved search goes on in the same space only."""
-        return hashlib.sha256(repr(self.parameters).encode()).hexdigest()[:16]
+        """Digest of the parameters and the rules: a saved search goes on in the same space only."""
+        content = (self.parameters, [_identity(rule) for rule in self.rules])
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def validate(self, config: Mapping[str, Value]) -> None:
         """Raise ConfigurationError, naming the parameter or the rule, unless ``config`` is of this space."""
@@ -157,3 +160,28 @@ class SearchSpace:
 def config_key(config: Mapping[str, Any]) -> str:
     """One text for equal configurations, whatever the order of their parameters."""
     return json.dumps(config, sort_keys=True)
+
+
+def _identity(rule: Any) -> str:
+    """What tells a rule from others in every process: its code, and the plain values that it was made with.
+
+    An object without a representation of its own counts as its type: its address differs from process to process.
+    """
+    if isinstance(rule, partial):
+        given = [_identity(value) for value in (*rule.args, *rule.keywords.items())]
+        return f"{_identity(rule.func)}{given}"
+    function = getattr(rule, "__func__", rule)
+    if isinstance(function, FunctionType):
+        bound = [_identity(cell.cell_contents) for cell in function.__closure__ or ()]
+        return f"{function.__module__}.{function.__qualname__} {_code_identity(function.__code__)} {bound}"
+    return type(rule).__qualname__ if type(rule).__repr__ is object.__repr__ else repr(rule)
+
+
+def _code_identity(code: CodeType) -> str:
+    constants = [_code_identity(value) if isinstance(value, CodeType) else _plain(value) for value in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"
+
+
+def _plain(constant: Any) -> str:
+    """A constant's text; the order of a set's differs from process to process."""
+    return repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)

@@ -29,6 +29,8 @@ LENGTHSCALE_PRIOR = (3.0, 6.0)
 OUTPUTSCALE_PRIOR = (2.0, 1.0)
 FEW_DIMENSIONS = 15
 MAX_STEPS = 100
+LEAST_LENGTHSCALE = 1e-3
+"""Of a model fitted anew: distances over shorter ones lose the digits that a Cholesky factor needs."""
 
 
 class Belief:
@@ -92,6 +94,9 @@ class Belief:
 def fit(points: Tensor, values: Tensor) -> Belief:
     """Fit the model by maximum a posteriori.
 
+    The optimiser may end at a lengthscale so short (1e-9) that rounded distances give a matrix without a Cholesky
+    factor; the model is then fitted anew with lengthscales of at least ``LEAST_LENGTHSCALE``.
+
     Args:
         points: [N, D] in the unit cube, float64.
         values: [N], larger is better, in any unit.
@@ -105,20 +110,37 @@ def fit(points: Tensor, values: Tensor) -> Belief:
     spread = float(values.std()) if len(values) > 1 else 0.0
     # Equal values say nothing of the scale: any will do, but 0.
     scale = spread if spread > 1e-12 * max(1.0, abs(center)) else 1.0
-    model = gp_model(points, (values - center) / scale)
-    maximise_posterior(model)
-    return Belief(model, center, scale)
+    standard = (values - center) / scale
+    try:
+        return Belief(_fitted(points, standard), center, scale)
+    except torch.linalg.LinAlgError:
+        return Belief(_fitted(points, standard, LEAST_LENGTHSCALE), center, scale)
 
 
-def maximise_posterior(model: SingleTaskGP) -> None:
-    """Set the trainable hyper-parameters to their maximum a posteriori, by L-BFGS-B from where they are."""
+def _fitted(points: Tensor, values: Tensor, least_lengthscale: float | None = None) -> SingleTaskGP:
+    model = gp_model(points, values)
+    maximise_posterior(model, least_lengthscale)
+    return model
+
+
+def maximise_posterior(model: SingleTaskGP, least_lengthscale: float | None = None) -> None:
+    """Set the trainable hyper-parameters to their maximum a posteriori, by L-BFGS-B from where they are.
+
+    Args:
+        least_lengthscale: a lower bound on every lengthscale; none when absent.
+    """
+    bounds: dict[str, tuple[float | None, float | None]] | None = None
+    if least_lengthscale is not None:
+        kernel = cast(Any, model.covar_module).base_kernel
+        least = kernel.raw_lengthscale_constraint.inverse_transform(torch.tensor(least_lengthscale))
+        bounds = {"covar_module.base_kernel.raw_lengthscale": (float(least), None)}
     likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
     parameters: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
     closure = ForwardBackwardClosure(lambda: -log_posterior(model), parameters)
     with warnings.catch_warnings():
         # Running out of steps leaves the best parameters so far: good enough for a belief.
         warnings.simplefilter("ignore", OptimizationWarning)
-        fit_gpytorch_mll_scipy(likelihood, parameters, closure=closure, options={"maxiter": MAX_STEPS})
+        fit_gpytorch_mll_scipy(likelihood, parameters, bounds, closure=closure, options={"maxiter": MAX_STEPS})
 
 
 def gp_model(points: Tensor, values: Tensor) -> SingleTaskGP:

@@ -7,7 +7,7 @@ construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -35,7 +35,8 @@ READER_KINDS = (NO_READER, "mean", "attention", "newest", "mean+attention", "mea
 class FlopsLimit:
     """A space holds no VM above ``most`` FLOPs an example; ``flops`` counts one before any training."""
 
-    flops: Callable[[VmConfig], float]
+    # A counter has no representation that another process would give too, and a space's fingerprint is made of them.
+    flops: Callable[[VmConfig], float] = field(repr=False)
     most: float
 
 

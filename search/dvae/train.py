@@ -67,14 +67,20 @@ class DvaeTrainer:
         self.history: list[EpochLosses] = []
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=training.learning_rate, fused=True)
 
-    def fit(self, progress: Callable[[EpochLosses], None] | None = None) -> Dvae:
+    def fit(
+        self, progress: Callable[[EpochLosses], None] | None = None, stop: Callable[[], bool] | None = None
+    ) -> Dvae:
         """Train the epochs that are left; returns the model.
+
+        Args:
+            progress: called after each epoch.
+            stop: asked before each epoch; the model is as far as it is when the answer is yes (``history`` tells).
 
         Raises:
             StateError: the checkpoint is of other settings or graphs, or cannot be read.
         """
         self._resume()
-        while len(self.history) < self.training.epochs:
+        while len(self.history) < self.training.epochs and not (stop is not None and stop()):
             self.history.append(self._epoch(len(self.history)))
             self._save()
             if progress is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import search_binoculars, search_ens, search_multi_step
+from benchmarks import search_binoculars, search_dvae, search_ens, search_multi_step
 from benchmarks.harness import CONF, MissingDataError, Report, load_settings
 from benchmarks.search_functions import Problem, paired_interval, problem, run
 from benchmarks.search_state import Key, Runs, resumable
@@ -134,3 +134,22 @@ def test_searches_share_the_runs_of_ei():
         for m in (search_multi_step, search_binoculars)
     ]
     assert search_multi_step.depends(chosen[0]) == search_binoculars.depends(chosen[1])
+
+
+def test_a_d_vae_whose_time_is_over_trains_no_further_and_says_what_is_left(tmp_path, monkeypatch):
+    class Task:
+        name, train_y = "cells", ()
+
+    class Half:
+        def __init__(self, task, training, settings, report, over):
+            assert over(), "the time given reaches the training"
+            self.whole, self.history = False, [None] * 2
+
+    settings = load_settings(search_dvae.SETTINGS, CONF / "search_dvae.yaml")
+    monkeypatch.setattr(search_dvae, "open_task", lambda *given: Task())
+    monkeypatch.setattr(search_dvae, "Trained", Half)
+    said = []
+    report = Report("search_dvae", say=said.append)
+    search_dvae.body(settings, report, Runs(tmp_path / "runs.jsonl", {}, seconds=-1))
+    assert any("the time given is over: 2 of 80 epochs of enas" in line for line in said)
+    assert not report.ok

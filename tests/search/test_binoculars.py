@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from botorch.acquisition import ExpectedImprovement
 
 from benchmarks.search_binoculars import Mixture
 from search.binoculars.proposer import Binoculars, best_batch
@@ -23,6 +24,18 @@ def test_with_one_evaluation_left_it_is_expected_improvement(seed):
         Binoculars("best", SMALL).decide(belief, 1, 1, seed, None),
         MultiStep("step", 1, SMALL).decide(belief, 1, 1, seed, None),
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_one_evaluation_left_the_point_maximises_botorchs_expected_improvement(seed):
+    belief = fitted(seed)
+    peer = ExpectedImprovement(belief.model, belief.best)
+    side = torch.linspace(0, 1, 201, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        found = float(peer(Binoculars("best", SMALL).decide(belief, 1, 1, seed, None)))
+        best = float(peer(grid[:, None]).max())
+    assert found >= best - 1e-6
 
 
 def test_a_batch_is_worth_more_than_its_starts_and_than_repeats_of_the_best_point():

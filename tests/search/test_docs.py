@@ -11,5 +11,5 @@ def test_the_example_runs(capsys):
     exec(compile(example, str(PAGE), "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     results = {line.split(":")[0]: float(re.search(r"NE ([0-9.]+)", line).group(1)) for line in lines}
-    assert set(results) == {"RandomSearch", "RegularizedEvolution"}
+    assert set(results) == {"RandomSearch", "RegularizedEvolution", "BinocularsSearch"}
     assert max(results.values()) < 0.1

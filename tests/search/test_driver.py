@@ -123,6 +123,25 @@ def test_killed_search_goes_on_with_the_same_proposals(tmp_path):
     assert len(evaluated) <= 42, "trials that were finished are not evaluated again"
 
 
+def test_two_processes_on_one_state_file_are_refused(tmp_path):
+    state, log = tmp_path / "state.json", tmp_path / "log"
+    environment = {**os.environ, "BOWL_LOG": str(log), "PYTHONPATH": str(Path(__file__).parents[2])}
+    search = Search(RegularizedEvolution(bowl_space(), seed=3, population=5), bowl, budget=40, state_file=state)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(state)], env=environment)
+    try:
+        while not log.exists():
+            time.sleep(0.01)
+        with pytest.raises(StateError, match=rf"{state}: another process runs this search; wait for it"):
+            search.run()
+    finally:
+        process.kill()
+        process.wait()
+    begun = [key for trial in json.loads(state.read_text())["trials"] if (key := config_key(trial["config"]))]
+    history = search.run()
+    assert len(begun) >= 1, "the killed process had a trial"
+    assert keys(history)[: len(begun)] == begun, "it goes on from what the other left, not from what it read before"
+
+
 def test_until_stops_and_goes_on(tmp_path):
     state = tmp_path / "state.json"
 

@@ -47,9 +47,9 @@ def trained(monkeypatch):
     found = []
 
     class Counted(proposer.DvaeTrainer):
-        def fit(self, progress=None):
+        def fit(self, progress=None, stop=None):
             found.append(len(self.graphs))
-            return super().fit(progress)
+            return super().fit(progress, stop)
 
     monkeypatch.setattr(proposer, "DvaeTrainer", Counted)
     return found

@@ -48,6 +48,14 @@ def test_an_interrupted_training_ends_in_the_same_model(graphs, tmp_path):
     assert _equal(straight, resumed)
 
 
+def test_a_training_whose_time_is_over_ends_after_an_epoch_and_goes_on_later(graphs, tmp_path):
+    path, seen = tmp_path / "checkpoint.pt", []
+    trainer = DvaeTrainer(SIZES, TRAINING, graphs, path)
+    trainer.fit(lambda record: seen.append(record.epoch), lambda: len(seen) == 2)
+    assert seen == [0, 1]
+    assert _equal(DvaeTrainer(SIZES, TRAINING, graphs).fit(), DvaeTrainer(SIZES, TRAINING, graphs, path).fit())
+
+
 def test_training_lowers_every_part_of_the_loss_that_it_should(graphs):
     trainer = DvaeTrainer(SIZES, TRAINING.model_copy(update={"epochs": 60}), graphs)
     trainer.fit()

@@ -8,13 +8,14 @@ from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from benchmarks.nested_quadrature import NestedQuadrature
+from search import surrogate
 from search.errors import BudgetError, HistoryError
 from search.improvement import log_qei, normal_draws
 from search.maximise import Effort
 from search.multi_step.plan import Plan, Starts, _next_root, make_plan
 from search.multi_step.proposer import MultiStep
 from search.multi_step.tree import TreeShape, TreeValue, eno, gauss_hermite, k_path, k_step
-from search.surrogate import fit, gp_model, log_posterior
+from search.surrogate import LEAST_LENGTHSCALE, fit, gp_model, log_posterior
 from tests.search.gp_world import fitted, line_belief, observations
 
 SMALL = Effort(restarts=3, candidates=64, steps=40, draws=64)
@@ -207,6 +208,31 @@ def test_a_warm_start_finds_its_branch_in_the_units_of_the_next_belief():
         assert after.scale != belief.scale
         observed = (outcome - after.center) / after.scale
         assert torch.equal(_next_root(after, last, observed), last.stage(1)[branch][0])
+
+
+def test_a_fit_that_ends_without_a_cholesky_factor_is_made_anew_with_bounded_lengthscales(monkeypatch):
+    ended_at, maximise_posterior = [], surrogate.maximise_posterior
+
+    def astray(model, least_lengthscale=None):
+        maximise_posterior(model, least_lengthscale)
+        if not ended_at:
+            model.covar_module.base_kernel.lengthscale = torch.tensor([[1.0, 3e-9]], dtype=torch.float64)
+        ended_at.append(least_lengthscale)
+
+    monkeypatch.setattr(surrogate, "maximise_posterior", astray)
+    points, values = observations(0, count=80)
+    # As on a grid: equal coordinates, whose rounded distances are not 0.
+    points[:, 1] = (10 * points[:, 1]).round() / 10
+    belief = fit(points, values)
+    assert ended_at == [None, LEAST_LENGTHSCALE]
+    assert float(belief.model.covar_module.base_kernel.lengthscale.min()) >= LEAST_LENGTHSCALE
+    assert torch.isfinite(belief.weights).all()
+
+
+def test_a_bound_on_lengthscales_holds():
+    model = gp_model(*observations(0, count=9))
+    surrogate.maximise_posterior(model, 2.0)
+    assert float(model.covar_module.base_kernel.lengthscale.min()) >= 2.0 - 1e-9
 
 
 def test_plans_survive_json():

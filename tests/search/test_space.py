@@ -1,5 +1,7 @@
 """Spaces: every value survives its encoding, neighbours differ and are valid, errors name what does not fit."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,29 @@ def test_impossible_spaces(make, message):
 
 def test_fingerprint_tells_spaces_apart():
     assert mixed_space().fingerprint == mixed_space().fingerprint != bowl_space().fingerprint
+
+
+def test_fingerprint_tells_rules_apart():
+    class Bound:
+        pass
+
+    def below(most, config):
+        return "a too large" if config["a"] > most else None
+
+    def closed(most):
+        return lambda config: below(most, config)
+
+    rules = [
+        [],
+        [lambda config: "a is 3" if config["a"] == 3 else None],
+        [lambda config: "a is 4" if config["a"] == 4 else None],
+        *([partial(below, most)] for most in (3, 4)),
+        *([closed(most)] for most in (3, 4)),
+    ]
+    found = [SearchSpace([Integer("a", 0, 9)], rules=rule).fingerprint for rule in rules]
+    assert len(set(found)) == len(rules)
+    again = [SearchSpace([Integer("a", 0, 9)], rules=[partial(below, Bound())]).fingerprint for _ in range(2)]
+    assert again[0] == again[1], "an address is no part of it"
 
 
 def test_cost():

@@ -117,6 +117,14 @@ def test_a_limit_below_every_vm_is_an_error_that_says_so(untrained):
         space.to_vm(config)
 
 
+def test_a_space_of_another_limit_has_another_fingerprint():
+    space = VmSpace(BASE, LISTS)
+    most = [10.0, 10.0, 11.0]
+    found = [space.within(FlopsLimit(lambda vm: 0.0, limit)).fingerprint for limit in most]
+    assert found[0] == found[1] != found[2], "two counters of the same FLOPs are one"
+    assert space.fingerprint not in found
+
+
 def test_what_is_not_searched_stays_as_it_was(space):
     config = space.sample(np.random.default_rng(1))
     vm = space.to_vm(config)
