@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OUT = Path(__file__).parents[1] / "docs/images"
 COLOURS = ("#0a7fd0", "#e69f00", "#009e73", "#d55e00", "#7a6fd0")
 PANEL_WIDTH, HEIGHT = 4.6, 3.2
+LEVEL_PLACES = 6
 SPREAD = 0.5
 """Of the unit between two places on the axis, what the series at one place take."""
 
@@ -219,7 +220,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.errorbar(
             [place + offset for place in known], values, errors, fmt="o", color=colour, capsize=2, label=label
         )
-    axes.set_xticks(range(len(panel.places)), panel.places)
+    # Level names of more places than these run into each other.
+    steep = 60 if len(panel.places) > LEVEL_PLACES else 0
+    axes.set_xticks(range(len(panel.places)), panel.places, rotation=steep)
     axes.set_xlim(-0.5, len(panel.places) - 0.5)
     axes.set_title(panel.title)
     axes.grid(axis="y", alpha=0.25)
