@@ -153,3 +153,28 @@ def test_a_d_vae_whose_time_is_over_trains_no_further_and_says_what_is_left(tmp_
     search_dvae.body(settings, report, Runs(tmp_path / "runs.jsonl", {}, seconds=-1))
     assert any("the time given is over: 2 of 80 epochs of enas" in line for line in said)
     assert not report.ok
+
+
+def kept_gaps(path, seeds):
+    """Runs of EI and 12-ENO on both test functions, the latter .2 and .3 better."""
+    runs = Runs(path, {})
+    keys = [Key(name, method, seed) for name in search_multi_step.POOLED for method in GAPS for seed in range(seeds)]
+    runs.complete(
+        keys, lambda key: {"gap": [GAPS[key.method] + 0.1 * (key.seed % 2) * (key.method != "ei")]}, Report("x")
+    )
+    return runs
+
+
+GAPS = {"ei": 0.5, "12_eno": 0.7}
+
+
+@pytest.mark.parametrize(("seeds", "ok"), [(3, False), (4, True)])
+def test_a_claim_on_fewer_seeds_than_it_needs_is_short(tmp_path, seeds, ok):
+    functions = [
+        search_multi_step.FunctionSettings(name=name, seeds=4, methods=list(GAPS)) for name in search_multi_step.POOLED
+    ]
+    report = Report("x", say=lambda line: None)
+    search_multi_step.add_pooled(functions, kept_gaps(tmp_path / "runs.jsonl", seeds), report)
+    found = {figure.name: figure for figure in report.figures}
+    assert found["eno_minus_ei"].value == pytest.approx(0.2 + 0.1 * (seeds // 2) / seeds)
+    assert found["eno_minus_ei_low"].ok is ok
