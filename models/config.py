@@ -34,8 +34,8 @@ UnseenRate = Annotated[
     float,
     Field(
         ge=0,
-        le=1,
-        description="share of entities' ids read as unseen while training, so that new ids are learned; 1: no id is",
+        lt=1,
+        description="share of entities' ids read as unseen while training, so that new ids are learned",
     ),
 ]
 

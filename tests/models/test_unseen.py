@@ -47,13 +47,14 @@ def test_scoring_reads_every_id(rate: float, training: bool) -> None:
 
 def test_a_vm_reads_ids_so() -> None:
     inputs = VmInputs(vertical="news", heads=["news"], space_id="fm-1", features=SPECS)
-    model = VerticalModel(VmConfig(unseen_rate=1.0), inputs, VmEncoder(ENCODER, {}))
-    assert model.some_unseen.rate == 1.0
+    model = VerticalModel(VmConfig(unseen_rate=0.5), inputs, VmEncoder(ENCODER, {}))
+    assert model.some_unseen.rate == 0.5
     assert model.some_unseen.of_entity.tolist() == [True, False, True]
 
 
-def test_an_fm_trained_on_unseen_ids_alone_learns_nothing_of_ids() -> None:
-    layer = FieldLayer(FmConfig(unseen_rate=1.0), ENCODER)
+def test_an_fm_learns_nothing_of_ids_that_it_reads_as_unseen() -> None:
+    layer = FieldLayer(FmConfig(unseen_rate=0.5), ENCODER)
+    layer.some_unseen.rate = 1.0
     fields = layer(FmInputs(KNOWN[:4], torch.zeros(4, 0), {}, {}))[1]
     fields.sum().backward()
     gradients = dict(zip(ENCODER.vocabularies, (table.weight.grad for table in layer.embeddings), strict=True))
