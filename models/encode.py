@@ -100,7 +100,9 @@ class FeatureEncoder:
             ModelConfigError: a list shares the vocabulary of no categorical feature.
         """
         _check_shares(specs)
-        removed = [spec.name for spec in self.specs if spec not in specs]
+        # Not by ``entity``: it changes training alone, and models saved before it was said lack it.
+        kept = {(spec.name, spec.kind, spec.shares) for spec in specs}
+        removed = [spec.name for spec in self.specs if (spec.name, spec.kind, spec.shares) not in kept]
         if removed:
             raise FeatureMismatchError(
                 f"features {removed}: the model to start from reads them, the new settings do not (or as another kind);"

@@ -137,3 +137,11 @@ def test_a_missing_column_and_a_wrong_type_name_the_feature(column, kind):
 def test_a_list_that_shares_no_categorical_feature_is_an_error():
     with pytest.raises(ModelConfigError, match=r"past.*'price'"):
         FeatureEncoder.fit(TRAIN, [SPECS[1], FeatureSpec(name="past", kind="categorical_list", shares="price")], 10)
+
+
+def test_a_model_saved_before_entities_were_said_can_be_started_from():
+    table = pa.table({"user": pa.array([7, 8])})
+    old = FeatureEncoder.fit(table, [FeatureSpec(name="user", kind="categorical")], 10)
+    new = old.extend(table, [FeatureSpec(name="user", kind="categorical", entity=True)], 10)
+    assert new.specs[0].entity
+    assert new.vocabularies["user"].rows == old.vocabularies["user"].rows
