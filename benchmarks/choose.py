@@ -6,10 +6,10 @@ file says whether it is the best candidate.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field
@@ -67,7 +67,7 @@ def body(settings: ChooseSettings, report: Report, output: Output) -> None:
 
 def best_of(validation_ne: Mapping[str, list[float]]) -> str:
     """The candidate of the lowest mean; of equal ones the first."""
-    return min(validation_ne, key=lambda name: math.fsum(validation_ne[name]) / len(validation_ne[name]))
+    return min(validation_ne, key=lambda name: fmean(validation_ne[name]))
 
 
 def _choice(opened: Experiment, family: Family, settings: ChooseSettings, report: Report) -> Choice:
@@ -75,21 +75,21 @@ def _choice(opened: Experiment, family: Family, settings: ChooseSettings, report
     for name, changes in settings.families[family].items():
         cell = CellSettings(arm=arm, changes=changes)
         found[name] = [_mean_ne(opened, cell, seed) for seed in range(settings.seeds)]
-        report.add(f"{family}_{name}_validation_ne", math.fsum(found[name]) / settings.seeds)
+        report.add(f"{family}_{name}_validation_ne", fmean(found[name]))
     best = best_of(found)
     return Choice(chosen=best, changes=settings.families[family][best], validation_ne=found)
 
 
 def _mean_ne(opened: Experiment, cell: CellSettings, seed: int) -> float:
     """Validation NE of one seed, mean over the verticals."""
-    return math.fsum(opened.validation_ne(name, cell, seed) for name in opened.verticals) / len(opened.verticals)
+    return fmean(opened.validation_ne(name, cell, seed) for name in opened.verticals)
 
 
 def _fm_choice(opened: Experiment, settings: ChooseSettings, report: Report) -> Choice:
     found = {}
     for name, changes in {PROJECT: {}, **settings.fm}.items():
         found[name] = [opened.fm_validation_ne(seed, changes) for seed in range(settings.seeds)]
-        report.add(f"fm_{name}_validation_ne", math.fsum(found[name]) / settings.seeds)
+        report.add(f"fm_{name}_validation_ne", fmean(found[name]))
     best = best_of(found)
     if best != PROJECT:
         report.say(f"fm: {best} is better than the project's own: put its changes into {settings.world.project.base}")
@@ -104,7 +104,7 @@ def _named(fm: Choice | None, families: Mapping[Family, Choice]) -> list[tuple[s
 def _rows(family: str, choice: Choice) -> list[list[str]]:
     return [
         [
-            family, name, number(math.fsum(values) / len(values)), ", ".join(number(value) for value in values),
+            family, name, number(fmean(values)), ", ".join(number(value) for value in values),
             "chosen" if name == choice.chosen else "",
         ]
         for name, values in choice.validation_ne.items()

@@ -73,14 +73,14 @@ class ArmScores:
 
         nan where it is under 3 of its standard errors (method section 6).
         """
-        whole, own = self.difference(of, over), self.gain(arm, over)
-        if transfer_ratio(-whole.mean, 0.0, 0.0, whole.se) is None:
-            return Interval(math.nan, math.nan, math.nan)
-        return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
+        return self._in_gains(self.gain(arm, over), over, of)
 
     def share_difference(self, arm: str, other: str) -> Interval:
         """Transfer ratio of one arm less that of another; nan where ``share`` is."""
-        whole, own = self.difference(FM, BASE), self.gain(arm, other)
+        return self._in_gains(self.gain(arm, other), BASE, FM)
+
+    def _in_gains(self, own: Interval, over: str, of: str) -> Interval:
+        whole = self.difference(of, over)
         if transfer_ratio(-whole.mean, 0.0, 0.0, whole.se) is None:
             return Interval(math.nan, math.nan, math.nan)
         return Interval(*(value / -whole.mean for value in (own.value, own.low, own.high)))
