@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
+from pipelines import train_fm as train_fm_step
 from pipelines import train_vm as train_vm_step
 from pipelines.cli import main
 from pipelines.context import RunContext
@@ -15,8 +16,8 @@ from pipelines.errors import GateError, StepError
 from pipelines.evaluate import evaluate
 from pipelines.promote import judge, promote, rollback
 from pipelines.registry import CHALLENGER, CHAMPION, IDEMPOTENCY_TAG, ROLLBACK
-from pipelines.train_fm import train_fm
-from pipelines.train_vm import TrainedVm, train_vm
+from pipelines.train_fm import fm_training, train_fm
+from pipelines.train_vm import TrainedVm, train_vm, vm_training
 from tests.pipelines.conftest import Loop
 
 VERTICAL = "feed"
@@ -179,3 +180,19 @@ def test_an_fm_of_a_further_seed_leaves_the_registry_alone(copied: RunContext, l
     space = train_fm(copied, windows.fm_train, windows.fm_validation, seed=4, register=False)
     assert space in copied.spaces.active()
     assert (registry.versions(copied.fm_name), registry.by_alias(copied.fm_name, CHAMPION)) == before
+
+
+def test_a_training_by_other_code_is_another_training(
+    copied: RunContext, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, space = loop.result.windows, copied.space()
+
+    def known_by() -> list[str]:
+        vm = vm_training(copied, VERTICAL, space, (windows.vm_train, windows.vm_validation))
+        return [vm.idempotency, fm_training(copied, windows.fm_train, windows.fm_validation).idempotency]
+
+    before = known_by()
+    assert known_by() == before
+    for step in (train_vm_step, train_fm_step):
+        monkeypatch.setattr(step, "models_code", lambda: "other code")
+    assert not set(known_by()) & set(before)
