@@ -126,8 +126,8 @@ class FeatureFeed:
     def batches(self, encoder: VmEncoder, batch_size: int, shuffle_seed: int | None = None) -> Iterator[VmBatch]:
         """One pass over all rows; without a seed in file order, slate by slate where the VM compares within them.
 
-        Where all rows fit the buffer, the order that a seed draws depends on the rows alone, not on their files: other
-        partitions of the same rows train alike.
+        Where all rows fit the buffer and no slates are kept together, the order that a seed draws depends on the rows
+        alone, not on their files: other partitions of the same rows train alike.
 
         Raises:
             FeatureMismatchError: a file lacks a column.
