@@ -185,7 +185,7 @@ def test_an_fm_of_a_further_seed_leaves_the_registry_alone(copied: RunContext, l
 def test_a_training_by_other_code_is_another_training(
     copied: RunContext, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows, space = loop.result.windows, copied.space()
+    windows, space = loop.result.windows, loop.result.spaces[0]
 
     def known_by() -> list[str]:
         vm = vm_training(copied, VERTICAL, space, (windows.vm_train, windows.vm_validation))
