@@ -29,7 +29,7 @@ from models.metrics import Scores
 from pipelines.batch_fm import batch_fm_scores
 from pipelines.config import DATA_ROOT_SETTING, Arm, ProjectConfig, data_root, home
 from pipelines.context import RunContext
-from pipelines.digest import digest, models_code
+from pipelines.digest import digest, training_code
 from pipelines.evaluate import ALL_KNOWN
 from pipelines.maturity import require_mature
 from pipelines.measure import BATCH_FM_ARM
@@ -169,7 +169,8 @@ class Experiment:
         config = self.config(cell.changes).vm
         # Not by run: another space's commit moves the versions of tables that a training is found again by.
         weights = config.weights_to_try(cell.arm)
-        name = digest(models_code(), vertical, config.arm(cell.arm), weights, seed, space.space_id, vars(used))
+        vm = config.arm(cell.arm)
+        name = digest(training_code(vm.own_parts), vertical, vm, weights, seed, space.space_id, vars(used))
         kept = self.scores.find(name)
         if kept is None:
             kept = self._score(vertical, self.vm(vertical, cell, seed, space, windows), space)

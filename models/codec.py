@@ -27,11 +27,12 @@ class Codec(nn.Module):
     Args:
         config: size, prefixes and bits of a code.
         width: width K of the captured activations e.
+        heads: number H of heads, for a loss that reads labels.
     """
 
-    def __init__(self, config: CodecConfig, width: int) -> None:
+    def __init__(self, config: CodecConfig, width: int, heads: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.heads = config, heads
         units = hidden_units(config)
         self.encoder = nn.Sequential(nn.Linear(width, units), nn.ReLU(), nn.Linear(units, config.dim))
         self.decoder = nn.Sequential(nn.Linear(config.dim, units), nn.ReLU(), nn.Linear(units, width))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from models.own_code import is_own
 
 
 class Strict(BaseModel):
@@ -28,6 +30,19 @@ class FeatureSpec(Strict):
     kind: Literal["categorical", "numeric", "categorical_list", "numeric_list"]
     shares: str | None = None
     entity: bool = False
+
+
+OwnClass = Annotated[str, "package.module:Class"]
+"""A team's own part (models/own_code.py)."""
+
+
+def _own_or(*built_in: str) -> AfterValidator:
+    def validate(given: str) -> str:
+        if given not in built_in and not is_own(given):
+            raise ValueError(f"allowed: {', '.join([*built_in, 'a class of your own as package.module:Class'])}")
+        return given
+
+    return AfterValidator(validate)
 
 
 UnseenRate = Annotated[
@@ -108,14 +123,18 @@ class SelfAttentionBlock(Strict):
 Block = Annotated[MlpBlock | CrossBlock | DotBlock | SelfAttentionBlock, Field(discriminator="kind")]
 
 
+CodecObjective = Annotated[Literal["reconstruction", "labels"] | OwnClass, _own_or("reconstruction", "labels")]
+
+
 class CodecConfig(Strict):
     """Compression of captured activations to ``dim`` values of ``bits`` bits (LoopFM, arXiv 2605.29280)."""
 
     dim: int = Field(default=16, ge=2, le=256)
     prefixes: list[int] = Field(default=[4, 8, 16], description="Matryoshka prefixes; the last is dim")
     bits: Literal[4, 8, 32] = Field(default=4, description="of each value")
-    objective: Literal["reconstruction", "labels"] = Field(
-        default="reconstruction", description="what a code must tell: the activations, or the labels of all heads"
+    objective: CodecObjective = Field(
+        default="reconstruction",
+        description="what a code must tell: the activations, the labels of all heads, or what your own class says",
     )
 
     @model_validator(mode="after")
@@ -125,6 +144,11 @@ class CodecConfig(Strict):
         if self.bits == 4 and self.dim % 2:
             raise ValueError(f"codec.dim: got {self.dim}; 4-bit codes need an even number")
         return self
+
+    @property
+    def own_parts(self) -> list[OwnClass]:
+        """Classes of a team's own."""
+        return [self.objective] if is_own(self.objective) else []
 
     @property
     def code_bytes(self) -> int:
@@ -250,6 +274,12 @@ TokenContent = Literal["z", "z_residual", "logit", "residual", "label"]
 ALL_CONTENT: list[TokenContent] = ["z", "z_residual", "logit", "residual", "label"]
 
 
+ReaderKind = Annotated[
+    Literal["mean", "newest", "decayed", "attention"] | OwnClass,
+    _own_or("mean", "newest", "decayed", "attention"),
+]
+
+
 class ReaderConfig(Strict):
     """Turns one key's history into vectors.
 
@@ -263,7 +293,7 @@ class ReaderConfig(Strict):
     content: list[TokenContent] = Field(
         default=ALL_CONTENT, min_length=1, description="what fm tokens tell beside their age"
     )
-    kinds: list[Literal["mean", "newest", "decayed", "attention"]] = Field(default=["mean", "attention"], min_length=1)
+    kinds: list[ReaderKind] = Field(default=["mean", "attention"], min_length=1)
     half_lives_hours: list[float] = Field(default=[1.0, 6.0, 48.0], description="of decayed sums; learned from here on")
     learn_half_lives: bool = Field(default=True, description="false: half-lives stay as given")
     boundary: Boundary | None = Field(default=None, description="what a read passes before it enters the VM")
@@ -314,7 +344,16 @@ class AdapterDistillation(Strict):
     units: int = Field(default=8, ge=1, description="hidden width of the adapter")
 
 
-Distillation = Annotated[LossDistillation | HeadDistillation | AdapterDistillation, Field(discriminator="kind")]
+class OwnLoss(Strict):
+    """What a VM minimises is a class of your own, labels included, at every weight of distillation."""
+
+    kind: Literal["own"] = "own"
+    load: Annotated[OwnClass, _own_or()] = Field(description="a subclass of models.distillation.Distiller")
+
+
+Distillation = Annotated[
+    LossDistillation | HeadDistillation | AdapterDistillation | OwnLoss, Field(discriminator="kind")
+]
 
 
 class GraphBlock(Strict):
@@ -356,6 +395,12 @@ class VmConfig(Strict):
         description="after training, shift the logit so that chances sum to the labels on validation, beyond noise",
     )
     train: TrainConfig = TrainConfig()
+
+    @property
+    def own_parts(self) -> list[OwnClass]:
+        """Classes of a team's own."""
+        kinds = [kind for reader in self.readers for kind in reader.kinds if is_own(kind)]
+        return [*kinds, self.distillation.load] if isinstance(self.distillation, OwnLoss) else kinds
 
     @model_validator(mode="after")
     def _fusion_fits(self) -> Self:

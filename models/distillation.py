@@ -1,5 +1,7 @@
 """How the FM's chance teaches a VM: in the VM's own loss, through an auxiliary head, or by way of a student adapter.
 
+A further way, or another loss altogether, is a subclass of ``Distiller`` of a team's own (docs/extending.md).
+
 A distiller lives while a VM trains; the VM that is saved and served has none of its layers.
 """
 
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import AdapterDistillation, Distillation, HeadDistillation
+from models.config import AdapterDistillation, Distillation, HeadDistillation, OwnLoss
 from models.losses import distillation_loss
+from models.own_code import own_class
 from models.vm import VmOutput
 from models.vm_data import VmBatch
 
@@ -20,11 +23,12 @@ class Distiller(nn.Module):
 
     Args:
         weight: w; 0 leaves the labels alone.
+        hidden_width: of ``VmOutput.hidden``, the vector that heads read.
     """
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, hidden_width: int) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.hidden_width = weight, hidden_width
 
     def forward(self, output: VmOutput, batch: VmBatch) -> Tensor:
         """The training loss of a batch, a scalar."""
@@ -45,7 +49,7 @@ class HeadDistiller(Distiller):
     """
 
     def __init__(self, settings: HeadDistillation | AdapterDistillation, weight: float, hidden_width: int) -> None:
-        super().__init__(weight)
+        super().__init__(weight, hidden_width)
         self.alpha, self.beta = settings.alpha, settings.beta
         self.head = nn.Linear(hidden_width, 1)
 
@@ -105,9 +109,15 @@ def scale_gradient(values: Tensor, factor: float) -> Tensor:
 
 
 def make_distiller(settings: Distillation, weight: float, hidden_width: int) -> Distiller:
-    """The distiller of ``settings``; weight 0 needs no layers, whatever its kind."""
+    """The distiller of ``settings``; weight 0 needs no layers of a built-in kind.
+
+    Raises:
+        ModelConfigError: a team's own cannot be imported, or is no ``Distiller``.
+    """
+    if isinstance(settings, OwnLoss):
+        return own_class(settings.load, Distiller, "distillation.load")(weight, hidden_width)
     if weight > 0 and isinstance(settings, HeadDistillation):
         return HeadDistiller(settings, weight, hidden_width)
     if weight > 0 and isinstance(settings, AdapterDistillation):
         return AdapterDistiller(settings, weight, hidden_width)
-    return Distiller(weight)
+    return Distiller(weight, hidden_width)

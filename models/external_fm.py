@@ -6,7 +6,6 @@ Its package must be importable wherever inference runs, on Spark's workers too.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,9 +22,10 @@ from models.checkpoint import digest_file, load_artifact, save_artifact
 from models.codec import Codec, Codes, pack_tensor
 from models.config import CodecConfig, ExternalFmConfig, FmConfig, TrainConfig
 from models.encode import FeatureEncoder, Rows
-from models.errors import ArtifactError, ModelConfigError
+from models.errors import ArtifactError
 from models.fm_data import FmRows, FmTensors, fm_tensors, labelled_table
 from models.fm_train import MODEL_FILE, FmTrainResult, fm_metrics
+from models.own_code import imported
 from models.supervised_codec import make_codec
 from models.trainer import EpochRecord, Task, Terms, Trainer
 
@@ -54,13 +54,7 @@ def loader(name: str) -> LoadFm:
     Raises:
         ModelConfigError: there is no such module or function.
     """
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelConfigError(
-            f"fm.external.load: got {name!r}: {error}; allowed: package.module:function, importable here and on workers"
-        ) from error
+    return imported(name, "fm.external.load", "package.module:function, importable here and on workers")
 
 
 class ExternalScorer:

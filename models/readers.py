@@ -1,14 +1,12 @@
 """History readers: the tokens of one key to a vector.
 
-Shape legend: B examples, R of them with a history, L tokens, H heads of the space, D reader dim, K pooled vectors,
-Q width of the query.
+Shape legend: B examples, R of them with a history, L tokens, H heads of the space, D reader dim, K pooled vectors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +15,15 @@ from torch.nn import functional as F
 from models.boundary import make_boundary
 from models.codec import unpack_tensor
 from models.config import ReaderConfig, TokenContent
+from models.token_readers import EncodedTokens, log_age, make_token_reader
 from models.vm_data import HistoryBatch, TokenBatch, VmInputs, gather_tokens, join_tokens
 
 EmbedEntities = Callable[[Tensor], Tensor]
 
-# Keep inputs of the token projection near unit scale: logits of rare events lie near -4, ages reach weeks.
+# Keep inputs of the token projection near unit scale: logits of rare events lie near -4.
 LOGIT_SCALE = 0.25
-AGE_SCALE = 0.2
 COUNT_SCALE = 0.25
-# A decayed sum of a full history of 50 tokens stays near the scale of their mean.
-DECAYED_SCALE = 1 / 8
-MASKED = -1e4
 LAYER_NORM_EPSILON = 1e-5
-
-
-class EncodedTokens(NamedTuple):
-    """Projected tokens less their mean [R, L, D], and ``scale`` [R, L]: scale * centred is their LayerNorm.
-
-    Readers pool with weights * scale: the normalised tokens, the widest tensor of a VM, are never made. LayerNorm has
-    no affine part of its own; the layers that read the pooled vectors have one.
-    """
-
-    centred: Tensor
-    scale: Tensor
 
 
 class InverseDeviation(torch.autograd.Function):
@@ -58,11 +42,6 @@ class InverseDeviation(torch.autograd.Function):
         """d scale / d x = -scale^3 * x / D."""
         centred, scale = ctx.saved_tensors
         return centred * (gradients[0] * scale.pow(3) / -centred.shape[-1])[..., None]
-
-
-def log_age(age_hours: Tensor) -> Tensor:
-    """log(1 + age in minutes), scaled. Any shape."""
-    return (age_hours * 60).clamp(min=0).log1p() * AGE_SCALE
 
 
 def count_feature(lengths: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,66 +113,6 @@ class RawTokens(nn.Module):
         return torch.cat([self.embed(tokens.entities).flatten(-2), *position_columns(tokens)], dim=-1)
 
 
-class MeanReader(nn.Module):
-    """The mean of the tokens."""
-
-    pooled = 1
-
-    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
-        """Weights [R, 1, L] of the tokens; masked places are 0."""
-        mask = tokens.mask.to(encoded.scale.dtype)
-        return (mask / mask.sum(dim=1, keepdim=True))[:, None]
-
-
-class NewestReader(nn.Module):
-    """The newest token alone: the key's last known state, undiluted."""
-
-    pooled = 1
-
-    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
-        """Weights [R, 1, L] of the tokens, which stand newest first."""
-        weights = torch.zeros_like(encoded.scale)
-        weights[:, 0] = tokens.mask[:, 0].to(weights.dtype)
-        return weights[:, None]
-
-
-class DecayedReader(nn.Module):
-    """Sums that halve with age, one a half-life; half-lives are learned from the given ones on, or stay."""
-
-    def __init__(self, half_lives_hours: list[float], learn: bool) -> None:
-        super().__init__()
-        self.log_half_life = nn.Parameter(torch.tensor(half_lives_hours).log(), requires_grad=learn)
-        self.pooled = len(half_lives_hours)
-
-    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
-        """Weights [R, K, L] of the tokens; masked places are 0."""
-        rate = (-self.log_half_life).exp()
-        weights = torch.exp2(-tokens.age_hours[:, None] * rate[None, :, None])
-        return weights * tokens.mask[:, None] * DECAYED_SCALE
-
-
-class AttentionReader(nn.Module):
-    """Target attention: a query made of the current example's features scores each token by dot product.
-
-    The query is projected into the tokens' space per head, so keys need no projection of their own; a learned slope
-    on log age a head lets it prefer recent tokens.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.pooled = heads
-        self.dim = dim
-        self.age_slope = nn.Parameter(torch.zeros(heads))
-
-    def forward(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
-        """Weights [R, heads, L] of the tokens, query [R, heads * D]; masked places are 0."""
-        query = query.view(len(query), self.pooled, self.dim) / math.sqrt(self.dim)
-        scores = torch.bmm(query, encoded.centred.transpose(1, 2)) * encoded.scale[:, None]
-        scores = scores + self.age_slope[None, :, None] * log_age(tokens.age_hours)[:, None]
-        scores = scores.masked_fill(~tokens.mask[:, None], MASKED)
-        return scores.softmax(dim=-1) * tokens.mask[:, None]
-
-
 class HistoryReader(nn.Module):
     """All readers of the tokens of one key, or of several together, over one projection of them (linear and LayerNorm).
 
@@ -207,7 +126,7 @@ class HistoryReader(nn.Module):
 
     Attributes:
         width: of the output: K pooled vectors of dim D, and the (log) number of tokens of each key.
-        query_width: width of the query that ``forward`` takes; 0 without target attention.
+        query_width: width of the query that ``forward`` takes: those of all kinds, side by side.
     """
 
     def __init__(self, config: ReaderConfig, inputs: VmInputs, embedding_dim: int, embed: EmbedEntities) -> None:
@@ -216,11 +135,12 @@ class HistoryReader(nn.Module):
         self.tokens = _token_encoder(config, inputs, embedding_dim, embed)
         sources = len(config.keys)
         self.project = nn.Linear(self.tokens.width + (sources if sources > 1 else 0), config.dim)
-        kinds = [_reader(kind, config) for kind in dict.fromkeys(config.kinds)]
+        kinds = [make_token_reader(kind, config) for kind in dict.fromkeys(config.kinds)]
         self.kinds = nn.ModuleList(kinds)
+        self.query_widths = [reader.query_width for reader in kinds]
         self.boundary = make_boundary(config.boundary, config.dim)
         self.width = sum(reader.pooled for reader in kinds) * config.dim + sources
-        self.query_width = config.heads * config.dim if "attention" in config.kinds else 0
+        self.query_width = sum(self.query_widths)
 
     def forward(self, histories: list[HistoryBatch], event_ts: Tensor, query: Tensor) -> Tensor:
         """Histories by key at ``event_ts`` [B], query [B, query_width] -> [B, width]; exact zeros where empty."""
@@ -252,7 +172,9 @@ class HistoryReader(nn.Module):
         return EncodedTokens(centred, InverseDeviation.apply(centred))
 
     def _pool(self, encoded: EncodedTokens, tokens: TokenBatch, query: Tensor) -> Tensor:
-        weights = torch.cat([reader(encoded, tokens, query) for reader in self.kinds], dim=1)
+        queries = query.split(self.query_widths, dim=1)
+        read = [reader(encoded, tokens, own) for reader, own in zip(self.kinds, queries, strict=True)]
+        weights = torch.cat(read, dim=1)
         return torch.bmm(weights * encoded.scale[:, None], encoded.centred).flatten(1)
 
 
@@ -262,11 +184,3 @@ def _token_encoder(
     if config.tokens == "raw":
         return RawTokens(inputs, embedding_dim, embed)
     return FmTokens(inputs, config.content) if config.tokens == "fm" else ControlTokens(inputs)
-
-
-def _reader(kind: str, config: ReaderConfig) -> MeanReader | NewestReader | DecayedReader | AttentionReader:
-    if kind == "attention":
-        return AttentionReader(config.dim, config.heads)
-    if kind == "newest":
-        return NewestReader()
-    return DecayedReader(config.half_lives_hours, config.learn_half_lives) if kind == "decayed" else MeanReader()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.codec import Codec, hidden_units, prefix
 from models.config import CodecConfig
 from models.fm import multitask_bce
+from models.own_code import own_class
 
 
 class SupervisedCodec(Codec):
@@ -22,7 +23,7 @@ class SupervisedCodec(Codec):
     """
 
     def __init__(self, config: CodecConfig, width: int, heads: int) -> None:
-        super().__init__(config, width)
+        super().__init__(config, width, heads)
         units = hidden_units(config)
         self.decoder = nn.Sequential(nn.Linear(config.dim, units), nn.ReLU(), nn.Linear(units, heads))
 
@@ -36,6 +37,14 @@ class SupervisedCodec(Codec):
         return total / len(made), weights
 
 
+CODECS: dict[str, type[Codec]] = {"reconstruction": Codec, "labels": SupervisedCodec}
+
+
 def make_codec(config: CodecConfig, width: int, heads: int) -> Codec:
-    """The codec of ``config.objective``."""
-    return SupervisedCodec(config, width, heads) if config.objective == "labels" else Codec(config, width)
+    """The codec of ``config.objective``.
+
+    Raises:
+        ModelConfigError: a team's own cannot be imported, or is no ``Codec``.
+    """
+    made = CODECS.get(config.objective) or own_class(config.objective, Codec, "codec.objective")
+    return made(config, width, heads)

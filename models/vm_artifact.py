@@ -93,7 +93,7 @@ def vm_digest(folder: Path) -> str:
 
 
 def load_vm(folder: Path, digest: str | None = None) -> VmArtifact:
-    """Load a VM from its folder alone, weights only (nothing in it is executed).
+    """Load a VM from its folder alone, weights only: nothing in it is executed; a class of a team's own is imported.
 
     Raises:
         ArtifactError: a file is missing, of another format, or differs from ``digest``.

@@ -27,25 +27,16 @@ from models.feed import make_batch, needed_columns, token_columns
 from models.histories import decode_histories
 from models.history_kernel import ProjectedTokens
 from models.metrics import Floats
-from models.readers import (
-    AGE_SCALE,
-    COUNT_SCALE,
-    DECAYED_SCALE,
-    LAYER_NORM_EPSILON,
-    AttentionReader,
-    DecayedReader,
-    HistoryReader,
-    MeanReader,
-    NewestReader,
-)
+from models.readers import COUNT_SCALE, LAYER_NORM_EPSILON, HistoryReader
+from models.token_readers import AGE_SCALE, DECAYED_SCALE, READERS, AttentionReader, DecayedReader, MeanReader
 from models.vm_artifact import VmArtifact
 from models.vm_data import NEVER, HistoryBatch, HistoryKey, TokenBatch, TokenPool, VmBatch, gather_tokens
 from models.vm_score import with_row_columns
 
 Ints = npt.NDArray[np.int64]
 
-PROJECTED = (MeanReader, NewestReader, DecayedReader, AttentionReader)
-"""Kinds of readers that need no projected token as a whole; others read every history anew."""
+PROJECTED = set(READERS.values())
+"""Kinds of readers that need no projected token as a whole; a team's own read every history anew."""
 
 
 class VmServer:

@@ -22,7 +22,7 @@ from models.fm_train import train_fm
 from models.metrics import Scores
 from models.trainer import EpochRecord
 from pipelines.context import RunContext
-from pipelines.digest import digest, models_code
+from pipelines.digest import digest, training_code
 from pipelines.fm_declaration import batch_fm_dataset, has_batch_fm, inputs_context, require_writable
 from pipelines.fm_inputs import write_fm_inputs
 from pipelines.fm_model import log_training, model_file, trained_settings
@@ -132,9 +132,8 @@ class BatchFm:
         config = own.config.fm.model_copy(update=fresh)
         versions = {"fm_inputs": self._pin_inputs(parts), "labels": own.pin("labels", {}, parts)}
         made_from = (own.store.identity("fm_inputs"), self.train, self.validation, contents(versions))
-        idempotency = digest(
-            BATCH_FM_KIND, STEP_VERSION, models_code(), config, own.inputs_id, self.space.heads, *made_from
-        )
+        code = training_code(config.codec.own_parts)
+        idempotency = digest(BATCH_FM_KIND, STEP_VERSION, code, config, own.inputs_id, self.space.heads, *made_from)
         finished = own.registry.finished_run(idempotency)
         return self._train(config, versions, idempotency) if finished is None else str(finished.info.run_id)
 

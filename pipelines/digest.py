@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import models
+from models.own_code import code_digest
 
 
 def digest(*values: Any) -> str:
@@ -23,6 +25,19 @@ def digest(*values: Any) -> str:
 def models_code() -> str:
     """16 hexadecimal digits over the source of package ``models``: equal settings train equally only by equal code."""
     return folder_code(Path(models.__path__[0]))
+
+
+def training_code(own_parts: Sequence[str]) -> str:
+    """What a training knows its code by: package ``models``, and a team's own classes where it uses any.
+
+    Args:
+        own_parts: their names, as settings have them.
+
+    Raises:
+        ModelConfigError: one cannot be imported.
+    """
+    own = [code_digest(name) for name in own_parts]
+    return digest(models_code(), *own) if own else models_code()
 
 
 def folder_code(folder: Path) -> str:

@@ -11,6 +11,7 @@ from pipelines.errors import GateError
 from pipelines.evaluate import compare_arms
 from pipelines.maturity import require_mature
 from pipelines.measure import Figure
+from pipelines.own_parts import require_own_parts
 from pipelines.promote import promote
 from pipelines.train_fm import train_fm
 from pipelines.train_vm import TrainedVm, train_vm
@@ -38,8 +39,10 @@ def run_loop(
     Without ``register`` no VM is registered and no gate asked.
 
     Raises:
+        ModelConfigError: before anything is written, where a part of a team's own cannot be imported.
         StepError: before anything is trained, where no partition of the test window is mature for a vertical.
     """
+    require_own_parts(context.config, arms)
     write_sources(context, windows.parts, windows.vm)
     for vertical in context.dataset.heads:
         require_mature(context, vertical, windows.test)

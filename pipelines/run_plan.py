@@ -13,6 +13,7 @@ from pipelines.backfill_plan import expected_rows
 from pipelines.config import Arm
 from pipelines.context import RunContext
 from pipelines.fm_declaration import has_batch_fm
+from pipelines.own_parts import require_own_parts
 from pipelines.plan import Planned, Target, ranges, states_after
 from pipelines.registry import CHALLENGER, CHAMPION
 from pipelines.step import Scope
@@ -47,7 +48,11 @@ def plan_run(context: RunContext, windows: RunWindows, arms: Sequence[Arm], seed
     """What ``run_loop`` would do with the same arguments, in its order.
 
     A space that does not exist yet is named by the seed of its FM. Evaluation is always done again.
+
+    Raises:
+        ModelConfigError: a part of a team's own cannot be imported.
     """
+    require_own_parts(context.config, arms)
     return list(_Planner(context, windows, arms).actions(seeds))
 
 

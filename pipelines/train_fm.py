@@ -19,7 +19,7 @@ from models.fm_train import FmTrainResult
 from models.fm_train import train_fm as fit_fm
 from models.trainer import EpochRecord
 from pipelines.context import RunContext
-from pipelines.digest import digest, models_code
+from pipelines.digest import digest, training_code
 from pipelines.fm_chain import WARM_FROM, fm_chain
 from pipelines.fm_declaration import FmDeclaration
 from pipelines.fm_model import FM_ARTIFACTS, FM_FILE, fm_files, log_training
@@ -58,7 +58,8 @@ def fm_training(context: RunContext, train_parts: list[str], validation_parts: l
     if config.external is not None:
         also.append(digest_file(config.external.checkpoint))
     heads = context.dataset.heads
-    idempotency = digest("train-fm", STEP_VERSION, models_code(), config, context.inputs_id, heads, *made_from, *also)
+    code = training_code(config.codec.own_parts)
+    idempotency = digest("train-fm", STEP_VERSION, code, config, context.inputs_id, heads, *made_from, *also)
     return FmTraining(config, versions, chain, idempotency)
 
 

@@ -15,7 +15,7 @@ from models.vm_train import VmTrainResult
 from models.vm_train import train_vm as fit_vm
 from pipelines.config import Arm
 from pipelines.context import RunContext
-from pipelines.digest import digest, models_code
+from pipelines.digest import digest, training_code
 from pipelines.errors import StepError
 from pipelines.plots import learning_curve
 from pipelines.progress import timed
@@ -76,7 +76,8 @@ def vm_training(
     inputs = vm_inputs(context, vertical, space)
     warm_from = start[0] if start else None
     made_from = (context.store.identity("features"), inputs, windows, contents(pins), warm_from)
-    idempotency = digest("train-vm", STEP_VERSION, models_code(), vertical, arm, seed, config, *made_from, *weights)
+    code = training_code(config.own_parts)
+    idempotency = digest("train-vm", STEP_VERSION, code, vertical, arm, seed, config, *made_from, *weights)
     return VmTraining(arm, config, PinnedRows(space, pins), start, weights, idempotency)
 
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from feature_store.clocks import DAY_MS, HOUR_MS, MINUTE_MS
 from feature_store.config import Duration, Name, Window
+from models.config import OwnClass
 from pipelines.config import ProjectConfig
 
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -26,7 +27,12 @@ Every field of a project's YAML file. This page is made from the models that val
 names file and field. A *duration* is a whole number and a unit: `30m`, `6h`, `1d`. *SQL* is a Spark SQL expression over
 the columns of the source. A *name* is lower case: letters, digits and `_`.
 """
-WORDS: dict[Any, str] = {Duration: "duration", Name: "name", Window: "duration or `ever`"}
+WORDS: dict[Any, str] = {
+    Duration: "duration",
+    Name: "name",
+    Window: "duration or `ever`",
+    OwnClass: "`package.module:Class`",
+}
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true / false", type(None): "nothing"}
 
 

@@ -47,7 +47,8 @@ def test_the_reference_of_settings_is_that_of_the_models() -> None:
 def test_the_reference_names_nested_fields_with_kind_and_default() -> None:
     page = (ROOT / "docs/settings.md").read_text()
     assert re.search(r"^\| `lag` \| duration \| required \|", page, re.MULTILINE)
-    kinds = r"^\| `kinds` \| list of `mean`, `newest`, `decayed`, `attention` \| `\[mean, attention\]` \|"
+    own = "`package.module:Class`"
+    kinds = rf"^\| `kinds` \| list of `mean`, `newest`, `decayed`, `attention` or {own} \| `\[mean, attention\]` \|"
     assert re.search(kinds, page, re.MULTILINE)
 
 

@@ -60,7 +60,7 @@ def test_a_prefix_keeps_the_first_values():
 
 
 def test_the_loss_reaches_the_codec_and_never_the_activations():
-    codec = Codec(CodecConfig(dim=8, prefixes=[4, 8]), width=12)
+    codec = Codec(CodecConfig(dim=8, prefixes=[4, 8]), width=12, heads=1)
     captured = torch.randn(5, 12, requires_grad=True)
     codec.loss(captured).backward()
     assert captured.grad is None
@@ -71,7 +71,7 @@ def test_the_loss_reaches_the_codec_and_never_the_activations():
 def test_longer_prefixes_reconstruct_better(bits):
     torch.manual_seed(0)
     activations = torch.relu(torch.randn(512, 6) @ torch.randn(6, 24))
-    codec = Codec(CodecConfig(dim=6, prefixes=[2, 4, 6], bits=bits), width=24)
+    codec = Codec(CodecConfig(dim=6, prefixes=[2, 4, 6], bits=bits), width=24, heads=1)
     optimizer = torch.optim.Adam(codec.parameters(), lr=1e-2)
     for _ in range(200):
         optimizer.zero_grad()
@@ -85,6 +85,6 @@ def test_longer_prefixes_reconstruct_better(bits):
 
 
 def test_no_hidden_layer_is_narrower_than_the_code_needs():
-    small, large = (Codec(CodecConfig(dim=dim, prefixes=[dim]), 256) for dim in (16, 64))
+    small, large = (Codec(CodecConfig(dim=dim, prefixes=[dim]), 256, 1) for dim in (16, 64))
     assert small.encoder[0].out_features == 64
     assert large.encoder[0].out_features == large.decoder[0].out_features == 128

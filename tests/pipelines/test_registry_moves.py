@@ -194,5 +194,5 @@ def test_a_training_by_other_code_is_another_training(
     before = known_by()
     assert known_by() == before
     for step in (train_vm_step, train_fm_step):
-        monkeypatch.setattr(step, "models_code", lambda: "other code")
+        monkeypatch.setattr(step, "training_code", lambda own_parts: "other code")
     assert not set(known_by()) & set(before)
