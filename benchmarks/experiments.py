@@ -144,7 +144,7 @@ class Experiment:
     def vm(
         self, vertical: str, cell: CellSettings, seed: int, space: SpaceRecord, windows: RunWindows | None = None
     ) -> TrainedVm:
-        """One trained VM of a cell."""
+        """One trained VM of a cell; ``seed`` is the VM's."""
         used = windows or self.windows
         with self.configured(self.config(cell.changes)) as context:
             return train_vm(
@@ -163,17 +163,33 @@ class Experiment:
             space = train_fm(context, self.windows.fm_train, self.windows.fm_validation, seed)
             return context.registry.run_metrics(space.run_id)["validation_ne"]
 
-    def run(self, vertical: str, cell: CellSettings, seed: int, windows: RunWindows | None = None) -> Scored:
-        """Test scores of one cell and seed; what is trained and scored already is found again."""
+    def run(
+        self,
+        vertical: str,
+        cell: CellSettings,
+        seed: int,
+        windows: RunWindows | None = None,
+        vm_seed: int | None = None,
+    ) -> Scored:
+        """Test scores of one cell and seed; what is trained and scored already is found again.
+
+        Args:
+            vertical: whose VM.
+            cell: its settings.
+            seed: of the FM, and of the VM where ``vm_seed`` is absent.
+            windows: other ones than the project's.
+            vm_seed: of the VM.
+        """
         space, used = self.space(seed, _fm_changes(cell), windows), windows or self.windows
+        own = seed if vm_seed is None else vm_seed
         config = self.config(cell.changes).vm
         # Not by run: another space's commit moves the versions of tables that a training is found again by.
         weights = config.weights_to_try(cell.arm)
         vm = config.arm(cell.arm)
-        name = digest(training_code(vm.own_parts), vertical, vm, weights, seed, space.space_id, vars(used))
+        name = digest(training_code(vm.own_parts), vertical, vm, weights, own, space.space_id, vars(used))
         kept = self.scores.find(name)
         if kept is None:
-            kept = self._score(vertical, self.vm(vertical, cell, seed, space, windows), space)
+            kept = self._score(vertical, self.vm(vertical, cell, own, space, windows), space)
             self.scores.keep(name, kept)
         return kept
 

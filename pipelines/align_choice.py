@@ -41,16 +41,23 @@ class HeldOut:
     def ne(
         self,
         context: RunContext,
-        models: Mapping[str, RegisteredModel],
+        runs: Mapping[str, str],
         space: SpaceRecord,
         alignment: Alignment | None = None,
     ) -> dict[str, float]:
-        """NE of the model of each vertical on these rows, with the histories of ``space``; ``alignment`` maps them."""
+        """NE of each vertical's VM on these rows, with the histories of ``space``; ``alignment`` maps them.
+
+        Args:
+            context: the project.
+            runs: by vertical, the run that trained the VM.
+            space: whose features and histories are read.
+            alignment: from ``space`` to the VM's own.
+        """
         if not self.parts:
             return {}
         known_at, found = context.dataset.clock.end(self.parts[-1]), {}
-        for vertical, model in models.items():
-            artifact = load_trained(context, model.run_id)
+        for vertical, run_id in runs.items():
+            artifact = load_trained(context, run_id)
             scores = score_parts(context, vertical, artifact, space, self.parts, known_at, alignment)
             scores = scores.take(scores.event_ts >= self.since)
             found[vertical] = normalized_entropy(scores.label, scores.p, scores.weight)
@@ -77,9 +84,9 @@ def add_vm_ne(
         held_out: rows that no map was fitted on.
     """
     source, target = spaces
-    models, rows, found = readers_of(context, target), held_out.of(context, source), dict(quality)
+    runs, rows, found = run_ids(readers_of(context, target)), held_out.of(context, source), dict(quality)
     for kind, alignment in maps.items():
-        by_vertical = list(rows.ne(context, models, source, alignment).values())
+        by_vertical = list(rows.ne(context, runs, source, alignment).values())
         if by_vertical and not np.isnan(by_vertical).any():
             found[kind] = {**quality[kind], NE: float(np.mean(by_vertical))}
     return found
@@ -107,3 +114,8 @@ def readers_of(context: RunContext, space: SpaceRecord) -> dict[str, RegisteredM
             if model is not None and model.tags["loopfm.space"] == space.space_id:
                 found[vertical] = model
     return found
+
+
+def run_ids(models: Mapping[str, RegisteredModel]) -> dict[str, str]:
+    """The run that trained each vertical's model."""
+    return {vertical: model.run_id for vertical, model in models.items()}

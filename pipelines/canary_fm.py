@@ -25,8 +25,8 @@ LEARNING_RATE = 0.01
 def late_cutoff_gain(honest: RunContext, space: SpaceRecord, windows: RunWindows, vertical: str) -> float:
     """AUC on the test window that an FM gains when its training includes that window.
 
-    Both FMs read the entities' ids besides the FM's features and train long enough to memorise, so that only the
-    window differs.
+    Both FMs read the entities' ids besides the FM's features, never as unseen, and train long enough to memorise, so
+    that only the window differs.
     """
     del space
     honest_auc = _fm_auc(honest, windows.fm_train, windows.fm_validation, windows.test, vertical)
@@ -39,10 +39,9 @@ def _fm_auc(context: RunContext, train: list[str], validation: list[str], test: 
     named = {spec.name for spec in specs}
     specs += [FeatureSpec(name=name, kind="categorical", entity=True) for name in dataset.entities if name not in named]
     settings = context.config.fm
-    fast = settings.train.model_copy(
-        update={"epochs": EPOCHS, "patience": EPOCHS, "learning_rate": LEARNING_RATE, "learning_rate_decay": 1.0}
-    )
-    config = settings.model_copy(update={"train": fast})
+    memorising = {"epochs": EPOCHS, "patience": EPOCHS, "learning_rate": LEARNING_RATE, "learning_rate_decay": 1.0}
+    train = settings.train.model_copy(update=memorising | {"embedding_decay": 0.0})
+    config = settings.model_copy(update={"train": train, "unseen_rate": 0.0})
     with tempfile.TemporaryDirectory(dir=context.scratch) as folder:
         rows = [_rows(context, parts) for parts in (train, validation, test)]
         result = train_fm(config, specs, dataset.heads, rows[0], rows[1], Path(folder))

@@ -14,7 +14,7 @@ from feature_store.histories import segment_span
 from feature_store.ledger import LedgerEntry
 from feature_store.spaces import SpaceRecord
 from pipelines.align import FittedAlignment
-from pipelines.align_choice import NE_TIE, HeldOut, readers_of
+from pipelines.align_choice import NE_TIE, HeldOut, readers_of, run_ids
 from pipelines.context import RunContext
 from pipelines.registry import CHAMPION, TRAINED_UNTIL, RegisteredModel
 from pipelines.write_range import own_parts
@@ -57,15 +57,15 @@ def ways(
     unseen = {v: m for v, m in new.items() if rows.parts and m.tags.get(TRAINED_UNTIL, "") < rows.parts[0]}
     before, after = _part_seconds(context, target), _part_seconds(context, source)
     after = before if math.isnan(after) else after  # nothing of the new space is written yet
-    found = [Way(KEEP, rows.ne(context, old, target), part_seconds=before)]
+    found = [Way(KEEP, rows.ne(context, run_ids(old), target), part_seconds=before)]
     if fitted is not None:
-        through = rows.ne(context, old, source, fitted.alignment)
+        through = rows.ne(context, run_ids(old), source, fitted.alignment)
         passes, left, parts = _passes(context, source, _read_next(context))
         found.append(Way(ALIGN, through, passes, left, parts * after, after))
     passes, left, parts = _passes(context, source, _read_by_a_new_vm(context))
     missing = [vertical for vertical in context.dataset.heads if vertical not in new]
     seconds = parts * after + _training_seconds(context, old, missing)
-    found.append(Way(BACKFILL, rows.ne(context, unseen, source), passes, left, seconds, after))
+    found.append(Way(BACKFILL, rows.ne(context, run_ids(unseen), source), passes, left, seconds, after))
     return {way.name: way for way in found}
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, freshness, scaling, transfer
-from benchmarks.ablation import later
+from benchmarks.ablation import verdict
 from benchmarks.experiment_figures import ArmScores, add_equal_within
 from benchmarks.experiment_output import Output, arm_rows, seeds_note
 from benchmarks.experiment_scores import KeptScores, Scored
 from benchmarks.experiments import Experiment, WorldSettings
+from benchmarks.fm_swap import later
 from benchmarks.freshness import delayed
 from benchmarks.harness import CONF, BenchmarkError, MissingDataError, Report, load_settings
 from benchmarks.projects import REPOSITORY, ProjectSettings
@@ -121,10 +122,22 @@ def test_windows_of_early_late_and_old_fms():
     assert delayed(WINDOWS, 0).fm_train == ["03", "04", "05"]
     assert delayed(WINDOWS, 2).fm_validation == ["04"]
     assert delayed(WINDOWS, 2).outputs == WINDOWS.vm
-    with pytest.raises(BenchmarkError, match=r"got 3; allowed: 1 \.\. 2"):
-        later(WINDOWS, 3)
+    assert moved.outputs == [*moved.warm_up, *WINDOWS.vm]
+    window_later = later(WINDOWS, 3)
+    assert (window_later.fm_train, window_later.fm_validation) == (["04", "05", "06"], ["07"])
+    assert window_later.outputs == ["08", "09", "10"], "no row that the new FM has seen"
+    with pytest.raises(BenchmarkError, match=r"got 4; allowed: 1 \.\. 3"):
+        later(WINDOWS, 4)
     with pytest.raises(BenchmarkError, match=r"got 3; allowed: 0 \.\. 2"):
         delayed(WINDOWS, 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(-0.001, 0.0015, "free"), (0.001, 0.004, "costs"), (-0.004, -0.001, "gains"), (-0.001, 0.004, "not told apart")],
+)
+def test_a_choice_is_free_only_where_its_whole_interval_is(low, high, words):
+    assert verdict(low, high) == words
 
 
 def test_claims_of_a_cadence_are_judged_by_its_limits():
