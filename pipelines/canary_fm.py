@@ -40,8 +40,8 @@ def _fm_auc(context: RunContext, train: list[str], validation: list[str], test: 
     specs += [FeatureSpec(name=name, kind="categorical", entity=True) for name in dataset.entities if name not in named]
     settings = context.config.fm
     memorising = {"epochs": EPOCHS, "patience": EPOCHS, "learning_rate": LEARNING_RATE, "learning_rate_decay": 1.0}
-    train = settings.train.model_copy(update=memorising | {"embedding_decay": 0.0})
-    config = settings.model_copy(update={"train": train, "unseen_rate": 0.0})
+    training = settings.train.model_copy(update=memorising | {"embedding_decay": 0.0})
+    config = settings.model_copy(update={"train": training, "unseen_rate": 0.0})
     with tempfile.TemporaryDirectory(dir=context.scratch) as folder:
         rows = [_rows(context, parts) for parts in (train, validation, test)]
         result = train_fm(config, specs, dataset.heads, rows[0], rows[1], Path(folder))
