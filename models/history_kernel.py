@@ -125,10 +125,13 @@ def pool(
         _scale_tokens(histories, row, count, event_ts[example], minutes, age, scale, beyond)
         head = 0
         for place in range(len(kinds)):
+            if kinds[place] == NEWEST:
+                for d in range(dim):
+                    aged = histories.static[row, d, 0] + age[0] * histories.age_weight[d]
+                    out[example, place * dim + d] = scale[0] * aged
+                continue
             if kinds[place] == MEAN:
                 _weigh_alike(scale, count, weight)
-            elif kinds[place] == NEWEST:
-                _weigh_newest(scale, weight)
             elif kinds[place] == DECAYED:
                 _weigh_by_age(scale, minutes, values[place], histories.decayed_scale, weight)
             else:
@@ -173,12 +176,6 @@ def _weigh_alike(scale: Floats32, count: int, weight: Floats32) -> None:
     share = ONE / np.float32(count)
     for token in range(len(scale)):
         weight[token] = scale[token] * share
-
-
-@compiled
-def _weigh_newest(scale: Floats32, weight: Floats32) -> None:
-    for token in range(len(scale)):
-        weight[token] = scale[token] if token == 0 else ZERO
 
 
 @compiled
