@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores, Interval
@@ -96,7 +97,8 @@ def arm_rows(arms: ArmScores, costs: Mapping[str, Sequence[Scored]]) -> tuple[li
         gain = "" if arm == BASE else with_interval(arms.gain(arm))
         share = 0.0 if arm == BASE else arms.share(arm).value if FM in arms.by_arm else math.nan
         cost = costs.get(arm)
-        last = [f"{cost[0].vm_bytes:,.0f}", f"{cost[0].rows_per_second:,.0f}"] if cost else ["", ""]
+        costs_of = [fmean(one.vm_bytes for one in cost), fmean(one.rows_per_second for one in cost)] if cost else []
+        last = [f"{value:,.0f}" for value in costs_of] or ["", ""]
         metrics = [number(arms.metric(arm, metric)) for metric in METRICS]
         rows.append([arm, number(arms.metric(arm, "ne")), gain, *metrics, percent(share), *last])
     return head, rows
