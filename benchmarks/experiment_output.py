@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores, Interval
@@ -97,8 +96,7 @@ def arm_rows(arms: ArmScores, costs: Mapping[str, Sequence[Scored]]) -> tuple[li
         gain = "" if arm == BASE else with_interval(arms.gain(arm))
         share = 0.0 if arm == BASE else arms.share(arm).value if FM in arms.by_arm else math.nan
         cost = costs.get(arm)
-        costs_of = [fmean(one.vm_bytes for one in cost), fmean(one.rows_per_second for one in cost)] if cost else []
-        last = [f"{value:,.0f}" for value in costs_of] or ["", ""]
+        last = [f"{cost[0].vm_bytes:,.0f}", f"{cost[0].rows_per_second:,.0f}"] if cost else ["", ""]
         metrics = [number(arms.metric(arm, metric)) for metric in METRICS]
         rows.append([arm, number(arms.metric(arm, "ne")), gain, *metrics, percent(share), *last])
     return head, rows

@@ -88,23 +88,6 @@ class WorldSettings(Strict):
             raise MissingDataError(f"no data set at {data_root() / self.data}: {DATA_ROOT_SETTING} names its root")
 
 
-@dataclass(frozen=True)
-class StoredHistories:
-    """Histories of one key on disk: how many (a key id has one for every horizon that is read), and their bytes."""
-
-    count: int
-    size: int
-
-    def with_file(self, rows: int, size: int) -> StoredHistories:
-        """These and those of one more file."""
-        return StoredHistories(self.count + rows, self.size + size)
-
-    @property
-    def bytes_each(self) -> float:
-        """Bytes of one, mean."""
-        return self.size / max(1, self.count)
-
-
 @dataclass
 class Experiment:
     """A project's tables and models in a workspace that is kept.
@@ -245,14 +228,11 @@ class Experiment:
         """Mature partitions of the test window."""
         return list(require_mature(self.context, vertical, self.windows.test))
 
-    def stored_histories(self, space: SpaceRecord) -> dict[str, StoredHistories]:
-        """What the histories of the test window take on disk, by key."""
+    def history_bytes(self, space: SpaceRecord) -> float:
+        """Bytes on disk of one stored history of the space, mean over the test window's files."""
         scope, parts = {"space_id": space.space_id}, self.windows.test
-        found: dict[str, StoredHistories] = {}
-        for file in self.context.store.files("histories", self.context.pin("histories", scope, parts), scope, parts):
-            key = file.partition["key"]
-            found[key] = found.get(key, StoredHistories(0, 0)).with_file(file.rows, file.size)
-        return found
+        files = self.context.store.files("histories", self.context.pin("histories", scope, parts), scope, parts)
+        return sum(Path(f.path).stat().st_size for f in files) / max(1, sum(f.rows for f in files))
 
     @contextmanager
     def configured(self, config: ProjectConfig) -> Iterator[RunContext]:

@@ -5,11 +5,8 @@ Method sections 1, 4 and 6. A further data set needs an entry below ``worlds`` i
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 
 from pydantic import Field
 
@@ -28,7 +25,7 @@ from benchmarks.experiments import (
 from benchmarks.harness import MissingDataError, Report, at_least, at_most
 from feature_store.config import Name
 from pipelines.config import Arm
-from pipelines.measure import BATCH_FM_ARM, WORLD_STATE, WORLD_VM
+from pipelines.measure import WORLD_STATE, WORLD_VM
 from pipelines.windows import RunWindows
 
 RECOVERED, GAP, NULL_WITHIN = 0.85, 0.03, 0.001
@@ -89,18 +86,17 @@ def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSe
     world = opened.world
     if isinstance(world, TransferWorld) and world.all_data:
         scored[ALL_DATA] = [_all_data(opened, vertical, seed) for seed in seeds]
-    like = scored[BASE][0].scores
-    bounds = {bound: list(found) * settings.seeds for bound, found in opened.bounds(vertical, like).items()}
-    beside = opened.batch_fm(vertical, [like] * settings.seeds) | bounds
+    bounds = opened.bounds(vertical, scored[BASE][0].scores)
+    beside = {bound: list(found) * settings.seeds for bound, found in bounds.items()}
     arms = arm_scores(opened, vertical, scored, settings.bootstrap, beside)
-    _table(name, arms, scored, output)
-    _histories(name, opened, scored[scheduled], output)
+    _table(name, arms, scored, output, opened.history_bytes(opened.space(0)))
     opened.report.add(f"{name}_seeds", arms.seeds, settings.seeds_target)
     _claims(name, arms, scheduled, opened.report, taught=isinstance(world, TransferWorld) and world.taught)
 
 
-def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output) -> None:
-    output.table(name, f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
+def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output, history_bytes: float) -> None:
+    title = f"{name}, {seeds_note(arms.seeds)}; a stored history takes {history_bytes:,.0f} bytes"
+    output.table(name, title, *arm_rows(arms, scored))
     points = [(place, arms.metric(arm, "ne")) for place, arm in enumerate(arms.by_arm)]
     output.plot(name, ("", "NE"), {name: points}, list(arms.by_arm), joined=False)
     if "raw_loopfm" in scored:
@@ -113,20 +109,6 @@ def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: 
         output.table(f"{name}_parts", f"{name}: the gain in parts", ["part", "NE (95 %)"], rows)
 
 
-def _histories(name: str, opened: Experiment, scored: Sequence[Scored], output: Output) -> None:
-    """What the histories that a VM reads cost, and how many test rows have one."""
-    rows = []
-    for key, stored in opened.stored_histories(opened.space(0)).items():
-        opened.report.add(f"{name}_history_bytes_{key}", stored.bytes_each)
-        covered = math.nan
-        if all(f"fm_{key}" in one.scores.has_history for one in scored):
-            covered = fmean(float(one.scores.has_history[f"fm_{key}"].mean()) for one in scored)
-            opened.report.add(f"{name}_coverage_{key}", covered)
-        rows.append([key, f"{stored.count:,}", f"{stored.bytes_each:,.0f}", percent(covered)])
-    head = ["key", "histories stored for the test window", "bytes each", "test rows with a token"]
-    output.table(f"{name}_histories", f"{name}: histories of {RECOMMENDED}", head, rows)
-
-
 def _claims(name: str, arms: ArmScores, scheduled: str, report: Report, *, taught: bool) -> None:
     for arm in arms.by_arm:
         report.add(f"{name}_{arm.replace(' ', '_')}_ne", arms.metric(arm, "ne"))
@@ -134,8 +116,6 @@ def _claims(name: str, arms: ArmScores, scheduled: str, report: Report, *, taugh
         if arm in arms.by_arm:
             report.add(f"{name}_{arm}_tr", arms.share(arm).value)
             report.add(f"{name}_{arm}_tr_of_calibrated_fm", arms.share(arm, of=CALIBRATED_FM).value)
-            if BATCH_FM_ARM in arms.by_arm:
-                report.add(f"{name}_{arm}_tr_of_batch_fm", arms.share(arm, of=BATCH_FM_ARM).value)
     if {"control", "loopfm"} <= set(arms.by_arm):
         add_interval(report, f"{name}_loopfm_over_control", arms.gain("loopfm", "control"))
     if WORLD_STATE in arms.by_arm:
