@@ -2,6 +2,11 @@
 
 What it gains is what a batch could carry at all; transfer ratios stand against it too (method section 6). It opens no
 space and nothing reads its vectors.
+
+It trains on the window of the FM that it stands beside, and on no later rows up to the VM's own: the two then differ in
+what they may see of the past alone, so that the ratio tells what lateness takes. On all rows before the test it would
+also be newer and have more data, a rival of the VM instead of a part of the FM's gain. So it bounds no VM: one that
+trains on later rows may gain more than it does.
 """
 
 from __future__ import annotations
