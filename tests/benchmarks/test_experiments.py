@@ -210,6 +210,16 @@ def test_at_once_is_the_upper_end_of_the_curve_and_has_no_batch_fm():
     assert has_batch_fm(cadences["hour_5m"].project.load().dataset, config.fm)
 
 
+def test_distillation_of_old_teachers_is_weighed_on_validation_and_its_head_varied():
+    delay = load_settings(freshness.SETTINGS, CONF / "freshness_delay.yaml").delay
+    configs = {name: delay.world.project.load(cell.changes).vm for name, cell in delay.cells.items()}
+    for name, vm in configs.items():
+        assert vm.weights_to_try(delay.cells[name].arm) == ([] if name == "base" else [0, 0.1, 0.3, 1])
+    heads = {name: vm.base.distillation for name, vm in configs.items() if vm.base.distillation.kind == "head"}
+    scales = {name: (head.alpha, head.beta) for name, head in heads.items()}
+    assert scales == {"kd_head": (1, 1), "kd_head_alpha": (2, 1), "kd_head_beta": (1, 0.5)}
+
+
 def command(name, home, out):
     arguments = ["--conf", CONF / f"{name}_short.yaml", "--out", out]
     environment = {**os.environ, "LOOPFM_HOME": str(home)}
