@@ -210,6 +210,16 @@ def test_at_once_is_the_upper_end_of_the_curve_and_has_no_batch_fm():
     assert has_batch_fm(cadences["hour_5m"].project.load().dataset, config.fm)
 
 
+@pytest.mark.parametrize("path", ["transfer", "transfer_short"])
+def test_the_world_of_the_demo_has_a_key_of_user_and_category_that_all_arms_read(path):
+    world = next(iter(load_settings(transfer.SETTINGS, CONF / f"{path}.yaml").worlds.values()))
+    config = world.project.load()
+    keys = {"user": ["user"], "item": ["item"], "user_category": ["user", "category"]}
+    assert config.dataset.histories.keys == keys
+    for readers in (config.vm.loopfm_readers, config.vm.raw_readers):
+        assert [reader.key for reader in readers] == list(keys)
+
+
 def test_distillation_of_old_teachers_is_weighed_on_validation_and_its_head_varied():
     delay = load_settings(freshness.SETTINGS, CONF / "freshness_delay.yaml").delay
     configs = {name: delay.world.project.load(cell.changes).vm for name, cell in delay.cells.items()}
