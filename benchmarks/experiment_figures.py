@@ -10,6 +10,8 @@ from functools import cached_property
 from benchmarks.harness import Report, at_most
 from models.bootstrap import BootstrapMetric, PairedDifference, paired_difference
 from models.metrics import Scores, evaluate, transfer_ratio
+from pipelines.measure import BATCH_FM_ARM
+from pipelines.report_data import COVERAGE
 
 BASE, FM, CONTROL = "base", "fm", "control"
 CALIBRATED_FM = "fm calibrated"
@@ -57,6 +59,16 @@ class ArmScores:
         values = [of(metrics[name]) for metrics in self._metrics[arm]]
         return math.fsum(values) / len(values)
 
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Share of the rows that see a token, by tokens and key (``fm_item``) of which some arm reads histories."""
+        found: dict[str, float] = {}
+        for arm, by_seed in self._metrics.items():
+            for name in by_seed[0]:
+                if name.startswith(COVERAGE):
+                    found.setdefault(name.removeprefix(COVERAGE), self.metric(arm, name))
+        return found
+
     def difference(self, arm: str, other: str, metric: BootstrapMetric = "ne", level: float = 0.95) -> PairedDifference:
         """metric(arm) - metric(other) over the seeds that both have."""
         a, b = self.by_arm[arm], self.by_arm[other]
@@ -91,6 +103,19 @@ def add_interval(report: Report, name: str, interval: Interval) -> None:
     report.add(name, interval.value)
     report.add(f"{name}_low", interval.low)
     report.add(f"{name}_high", interval.high)
+
+
+def add_shares_of_others(report: Report, name: str, arms: ArmScores, arm: str) -> None:
+    """Record an arm's transfer ratios against other wholes than the FM: calibrated, and on batch features if there."""
+    report.add(f"{name}_tr_of_calibrated_fm", arms.share(arm, of=CALIBRATED_FM).value)
+    if BATCH_FM_ARM in arms.by_arm:
+        report.add(f"{name}_tr_of_batch_fm", arms.share(arm, of=BATCH_FM_ARM).value)
+
+
+def add_batch_fm(report: Report, name: str, arms: ArmScores) -> None:
+    """Record what the FM on batch features keeps of the FM's gain, where there is one."""
+    if BATCH_FM_ARM in arms.by_arm:
+        report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
 
 
 def add_equal_within(report: Report, name: str, difference: PairedDifference, limit: float) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from benchmarks.experiment_figures import BASE, CLAIM_SEEDS, FM, NO_CLAIM, ArmScores, Interval
@@ -15,6 +16,7 @@ from benchmarks.experiment_scores import Scored
 from benchmarks.harness import Report, benchmark
 from feature_store.config import Strict
 from pipelines.config import home
+from pipelines.report_rows import arm_label
 
 Settings = TypeVar("Settings", bound=Strict)
 Points = Sequence[tuple[float, float]]
@@ -89,17 +91,27 @@ def experiment_benchmark(
 
 
 def arm_rows(arms: ArmScores, costs: Mapping[str, Sequence[Scored]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table of arms: metrics, gain over base with its interval, transfer ratio, costs."""
-    head = ["arm", "NE", "gain over base (95 %)", "AUC", "gAUC", "iAUC", "calibration", "TR", "VM bytes", "rows/s"]
+    """Head and rows of a table of arms: metrics, gain over base with its interval, transfer ratio, costs.
+
+    What is no VM has no costs and is called as in a run's report. Samples are those scored, histories read included.
+    """
+    head = ["arm", "NE", "gain over base (95 %)", "AUC", "gAUC", "iAUC", "calibration", "TR", "VM bytes", "samples/s"]
     rows = []
     for arm in arms.by_arm:
         gain = "" if arm == BASE else with_interval(arms.gain(arm))
         share = 0.0 if arm == BASE else arms.share(arm).value if FM in arms.by_arm else math.nan
-        cost = costs.get(arm)
-        last = [f"{cost[0].vm_bytes:,.0f}", f"{cost[0].rows_per_second:,.0f}"] if cost else ["", ""]
+        own = costs.get(arm, [])
         metrics = [number(arms.metric(arm, metric)) for metric in METRICS]
-        rows.append([arm, number(arms.metric(arm, "ne")), gain, *metrics, percent(share), *last])
+        named = arm if own else arm_label(arm)
+        rows.append([named, number(arms.metric(arm, "ne")), gain, *metrics, percent(share), *_costs(own)])
     return head, rows
+
+
+def _costs(own: Sequence[Scored]) -> list[str]:
+    """Means over the seeds of a VM."""
+    if not own:
+        return ["", ""]
+    return [f"{fmean(cost):,.0f}" for cost in ([s.vm_bytes for s in own], [s.rows_per_second for s in own])]
 
 
 def seeds_note(seeds: int) -> str:

@@ -8,11 +8,11 @@ stopped goes on where it stopped, and benchmarks on the same data share tables a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -86,6 +86,9 @@ class WorldSettings(Strict):
         """Raise MissingDataError where the data set is not there."""
         if self.data is not None and not (data_root() / self.data).is_dir():
             raise MissingDataError(f"no data set at {data_root() / self.data}: {DATA_ROOT_SETTING} names its root")
+
+
+World = TypeVar("World", bound=WorldSettings)
 
 
 @dataclass
@@ -228,12 +231,6 @@ class Experiment:
         """Mature partitions of the test window."""
         return list(require_mature(self.context, vertical, self.windows.test))
 
-    def history_bytes(self, space: SpaceRecord) -> float:
-        """Bytes on disk of one stored history of the space, mean over the test window's files."""
-        scope, parts = {"space_id": space.space_id}, self.windows.test
-        files = self.context.store.files("histories", self.context.pin("histories", scope, parts), scope, parts)
-        return sum(Path(f.path).stat().st_size for f in files) / max(1, sum(f.rows for f in files))
-
     @contextmanager
     def configured(self, config: ProjectConfig) -> Iterator[RunContext]:
         """The context with other settings of models, over the same tables and Spark session."""
@@ -273,6 +270,23 @@ def experiment(world: WorldSettings, report: Report) -> Iterator[Experiment]:
         stop_spark(context)
 
 
+def each_world(worlds: Mapping[str, World], report: Report, run: Callable[[str, World], None]) -> None:
+    """Run on every world in turn; a data set that is not there is named and left out.
+
+    Raises:
+        MissingDataError: none of the data sets is there.
+    """
+    missing = []
+    for name, world in worlds.items():
+        try:
+            run(name, world)
+        except MissingDataError as reason:
+            report.say(f"{name}: left out: {reason}")
+            missing.append(str(reason))
+    if len(missing) == len(worlds):
+        raise MissingDataError("; ".join(missing))
+
+
 def run_cells(
     opened: Experiment, vertical: str, cells: Mapping[str, CellSettings], seeds: Sequence[int]
 ) -> dict[str, list[Scored]]:
@@ -291,10 +305,14 @@ def arm_scores(
     bootstrap: int,
     beside: Mapping[str, Sequence[Scores]] | None = None,
 ) -> ArmScores:
-    """Scores of all cells, and of the FM whose space the unchanged cells read; ``beside``: further arms after them."""
+    """Scores of all cells and of the FM whose space unchanged cells read, then of an FM on batch features, if any.
+
+    ``beside``: further arms after them.
+    """
     like = scored[BASE][0].scores
     by_arm: dict[str, Sequence[Scores]] = {cell: [one.scores for one in of] for cell, of in scored.items()}
     spaces = [opened.space(seed) for seed in range(len(scored[BASE]))]
     by_arm[FM] = [opened.fm(vertical, space, like) for space in spaces]
     by_arm[CALIBRATED_FM] = [opened.calibrated_fm(vertical, space, like) for space in spaces]
+    by_arm |= opened.batch_fm(vertical, [like] * len(spaces))
     return ArmScores(by_arm | dict(beside or {}), bootstrap)

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, CALIBRATED_FM, CONTROL, FM, ArmScores, add_interval
+from benchmarks.experiment_figures import (
+    BASE,
+    CONTROL,
+    FM,
+    ArmScores,
+    add_batch_fm,
+    add_interval,
+    add_shares_of_others,
+)
 from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, number, seeds_note
 from benchmarks.experiments import (
     CellSettings,
@@ -26,7 +34,6 @@ from benchmarks.experiments import (
 )
 from benchmarks.harness import BenchmarkError, Report, at_least, at_most
 from feature_store.config import Name, Strict
-from pipelines.measure import BATCH_FM_ARM
 from pipelines.windows import RunWindows
 
 KD, LOOPFM, LARGE_COUNTERS = "kd", "loopfm", "large_counters"
@@ -120,9 +127,7 @@ def _cadence(
     with experiment(world, report) as opened:
         for vertical in opened.verticals:
             scored = run_cells(opened, vertical, settings.cells_at(cadence), range(settings.seeds))
-            like = scored[BASE][0].scores
-            batch_fm = opened.batch_fm(vertical, [like] * settings.seeds)
-            arms = arm_scores(opened, vertical, scored, settings.bootstrap, batch_fm)
+            arms = arm_scores(opened, vertical, scored, settings.bootstrap)
             name = cadence if len(opened.verticals) == 1 else f"{cadence}_{vertical}"
             output.table(f"freshness_{name}", f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
             limits = LIMITS.get(cadence) if settings.with_limits else None
@@ -144,12 +149,10 @@ def _claims(name: str, arms: ArmScores, settings: FreshnessSettings, limits: Lim
         if idea in arms.by_arm:
             add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, recipe))
     report.add(f"{name}_tr", arms.share(recipe).value, at_least(limits.transfer) if limits else None)
-    report.add(f"{name}_tr_of_calibrated_fm", arms.share(recipe, of=CALIBRATED_FM).value)
+    add_shares_of_others(report, name, arms, recipe)
+    add_batch_fm(report, name, arms)
     if LARGE_COUNTERS in arms.by_arm:
         report.add(f"{name}_counters_tr", arms.share(LARGE_COUNTERS).value)
-    if BATCH_FM_ARM in arms.by_arm:
-        report.add(f"{name}_tr_of_batch_fm", arms.share(recipe, of=BATCH_FM_ARM).value)
-        report.add(f"{name}_batch_fm_tr", arms.share(BATCH_FM_ARM).value)
     report.add(f"{name}_kd_tr", arms.share(KD).value)
     points = arms.share_difference(recipe, KD)
     report.add(f"{name}_over_kd", points.value, at_least(limits.over_kd) if limits else None)

@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from benchmarks.experiment_figures import BASE, CALIBRATED_FM, ArmScores, add_equal_within, add_interval
+from benchmarks.experiment_figures import (
+    BASE,
+    ArmScores,
+    add_batch_fm,
+    add_equal_within,
+    add_interval,
+    add_shares_of_others,
+)
+from benchmarks.experiment_histories import Coverage, add_histories, history_rows, stored_histories
 from benchmarks.experiment_output import Output, arm_rows, experiment_benchmark, percent, seeds_note, with_interval
 from benchmarks.experiment_scores import Scored
 from benchmarks.experiments import (
@@ -19,10 +27,11 @@ from benchmarks.experiments import (
     SeedSettings,
     WorldSettings,
     arm_scores,
+    each_world,
     experiment,
     run_cells,
 )
-from benchmarks.harness import MissingDataError, Report, at_least, at_most
+from benchmarks.harness import Report, at_least, at_most
 from feature_store.config import Name
 from pipelines.config import Arm
 from pipelines.measure import WORLD_STATE, WORLD_VM
@@ -63,40 +72,44 @@ def body(settings: TransferSettings, report: Report, output: Output) -> None:
     Raises:
         MissingDataError: none of the data sets is there.
     """
-    missing = []
-    for name, world in settings.worlds.items():
-        try:
-            with experiment(world, report) as opened:
-                for vertical in opened.verticals:
-                    _vertical(f"{name}_{vertical}", opened, vertical, settings, output)
-            if world.null:
-                _null_effects(name, world, settings, report)
-        except MissingDataError as reason:
-            report.say(f"{name}: left out: {reason}")
-            missing.append(str(reason))
-    if len(missing) == len(settings.worlds):
-        raise MissingDataError("; ".join(missing))
+    each_world(settings.worlds, report, lambda name, world: _world(name, world, settings, report, output))
 
 
-def _vertical(name: str, opened: Experiment, vertical: str, settings: TransferSettings, output: Output) -> None:
+def _world(name: str, world: TransferWorld, settings: TransferSettings, report: Report, output: Output) -> None:
+    with experiment(world, report) as opened:
+        coverage = {
+            vertical: _vertical(f"{name}_{vertical}", world, opened, vertical, settings, output)
+            for vertical in opened.verticals
+        }
+        stored = stored_histories(opened.context, opened.space(0).space_id, opened.windows.test)
+        title = f"{name}: stored histories of the test window"
+        output.table(f"{name}_histories", title, *history_rows(stored, coverage))
+        add_histories(report, name, stored, coverage)
+    if world.null:
+        _null_effects(name, world, settings, report)
+
+
+def _vertical(
+    name: str, world: TransferWorld, opened: Experiment, vertical: str, settings: TransferSettings, output: Output
+) -> Coverage:
+    """Tables and claims of one vertical; returns the share of its rows that see a token."""
     seeds = range(settings.seeds)
     scheduled = opened.context.config.vm.scheduled_arm
     chosen = list(dict.fromkeys([*settings.arms, scheduled]))
     scored = run_cells(opened, vertical, {arm: CellSettings(arm=arm) for arm in chosen}, seeds)
-    world = opened.world
-    if isinstance(world, TransferWorld) and world.all_data:
+    if world.all_data:
         scored[ALL_DATA] = [_all_data(opened, vertical, seed) for seed in seeds]
     bounds = opened.bounds(vertical, scored[BASE][0].scores)
     beside = {bound: list(found) * settings.seeds for bound, found in bounds.items()}
     arms = arm_scores(opened, vertical, scored, settings.bootstrap, beside)
-    _table(name, arms, scored, output, opened.history_bytes(opened.space(0)))
+    _table(name, arms, scored, output)
     opened.report.add(f"{name}_seeds", arms.seeds, settings.seeds_target)
-    _claims(name, arms, scheduled, opened.report, taught=isinstance(world, TransferWorld) and world.taught)
+    _claims(name, arms, scheduled, opened.report, taught=world.taught)
+    return arms.coverage
 
 
-def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output, history_bytes: float) -> None:
-    title = f"{name}, {seeds_note(arms.seeds)}; a stored history takes {history_bytes:,.0f} bytes"
-    output.table(name, title, *arm_rows(arms, scored))
+def _table(name: str, arms: ArmScores, scored: dict[str, list[Scored]], output: Output) -> None:
+    output.table(name, f"{name}, {seeds_note(arms.seeds)}", *arm_rows(arms, scored))
     points = [(place, arms.metric(arm, "ne")) for place, arm in enumerate(arms.by_arm)]
     output.plot(name, ("", "NE"), {name: points}, list(arms.by_arm), joined=False)
     if "raw_loopfm" in scored:
@@ -115,7 +128,8 @@ def _claims(name: str, arms: ArmScores, scheduled: str, report: Report, *, taugh
     for arm in ("kd", "raw", "counters", "control", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"):
         if arm in arms.by_arm:
             report.add(f"{name}_{arm}_tr", arms.share(arm).value)
-            report.add(f"{name}_{arm}_tr_of_calibrated_fm", arms.share(arm, of=CALIBRATED_FM).value)
+            add_shares_of_others(report, f"{name}_{arm}", arms, arm)
+    add_batch_fm(report, name, arms)
     if {"control", "loopfm"} <= set(arms.by_arm):
         add_interval(report, f"{name}_loopfm_over_control", arms.gain("loopfm", "control"))
     if WORLD_STATE in arms.by_arm:

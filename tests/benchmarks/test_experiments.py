@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from benchmarks.ablation import verdict
 from benchmarks.experiment_figures import ArmScores, add_equal_within
 from benchmarks.experiment_output import Output, arm_rows, seeds_note
 from benchmarks.experiment_scores import KeptScores, Scored
-from benchmarks.experiments import Experiment, WorldSettings
+from benchmarks.experiments import Experiment, WorldSettings, arm_scores, each_world
 from benchmarks.fm_swap import later
 from benchmarks.freshness import delayed
 from benchmarks.harness import CONF, BenchmarkError, MissingDataError, Report, load_settings
@@ -95,13 +96,15 @@ def test_equal_within_looks_at_the_whole_interval():
 
 
 def test_the_table_of_arms_shows_gain_share_and_cost(tmp_path):
-    costs = {"loopfm": [Scored(scores(0.7), 45_678, 1_000, 0.9)]}
-    head, rows = arm_rows(arms(), costs)
+    costs = {"loopfm": [Scored(scores(0.7), 45_678, rate, 0.9) for rate in (1_000, 2_000)]}
+    head, rows = arm_rows(arms(batch_fm=0.8), costs)
     Output(tmp_path).table("t", "arms", head, rows)
     lines = (tmp_path / "t.md").read_text().splitlines()
-    assert len(lines) == 4 + 6
+    assert len(lines) == 4 + 7
     row = dict(zip(head, rows[3], strict=True))
-    assert (row["arm"], row["VM bytes"]) == ("loopfm", "45,678")
+    assert (row["arm"], row["VM bytes"], row["samples/s"]) == ("loopfm", "45,678", "1,500")
+    beside = dict(zip(head, rows[6], strict=True))
+    assert (beside["arm"], beside["VM bytes"], beside["samples/s"]) == ("FM on batch features", "", "")
     assert row["TR"] == f"{100 * arms().share('loopfm').value:.0f} %"
     assert "not a claim" in seeds_note(2)
     assert "not a claim" not in seeds_note(3)
@@ -210,6 +213,32 @@ def test_at_once_is_the_upper_end_of_the_curve_and_has_no_batch_fm():
     assert has_batch_fm(cadences["hour_5m"].project.load().dataset, config.fm)
 
 
+@pytest.mark.parametrize("batch", [{}, {"batch_fm": [scores(0.8), scores(0.8)]}])
+def test_an_fm_on_batch_features_of_every_seed_stands_beside_the_arms_where_there_is_one(batch):
+    opened = SimpleNamespace(
+        space=lambda seed: seed,
+        fm=lambda vertical, space, like: scores(0.95),
+        calibrated_fm=lambda vertical, space, like: scores(0.95),
+        batch_fm=lambda vertical, likes: batch if len(likes) == 2 else pytest.fail("one a seed"),
+    )
+    cells = {"base": [Scored(scores(0.3), 1, 1, 0.9)] * 2}
+    found = arm_scores(opened, "feed", cells, 50, {"world_p": [scores(1.0)]})
+    assert list(found.by_arm) == ["base", "fm", "fm calibrated", *batch, "world_p"]
+
+
+def test_worlds_without_their_data_are_left_out_unless_all_are():
+    def run(name, world):
+        done.append(name)
+        if name != "there":
+            raise MissingDataError(f"no {name}")
+
+    done, made, world = [], report(), WorldSettings(project=ProjectSettings(base="conf/demo.yaml"))
+    each_world({"gone": world, "there": world}, made, run)
+    assert done == ["gone", "there"]
+    with pytest.raises(MissingDataError, match="no gone; no lost"):
+        each_world({"gone": world, "lost": world}, made, run)
+
+
 @pytest.mark.parametrize("path", ["transfer", "transfer_short"])
 def test_the_world_of_the_demo_has_a_key_of_user_and_category_that_all_arms_read(path):
     world = next(iter(load_settings(transfer.SETTINGS, CONF / f"{path}.yaml").worlds.values()))
@@ -243,7 +272,7 @@ def command(name, home, out):
 @pytest.mark.parametrize(
     ("name", "figure"),
     [
-        ("transfer", "tiny_feed_recovered"),
+        ("transfer", "tiny_feed_loopfm_tr_of_batch_fm"),
         ("freshness", "day_shop_over_kd"),
         ("scaling", "feed_large_loopfm_tr"),
         ("ablation", "feed_mixed_spaces_refused_0"),
@@ -274,3 +303,15 @@ def test_on_a_generated_world_both_must_carry_twice_what_distillation_carries():
     untaught = report()
     transfer._claims("world", made_of, "loopfm_kd", untaught, taught=False)
     assert {figure.name: figure.target for figure in untaught.figures}["world_over_twice_kd"] is None
+
+
+def test_transfer_ratios_stand_against_an_fm_on_batch_features_where_there_is_one():
+    made, made_of = report(), arms(batch_fm=0.8)
+    transfer._claims("world", made_of, "loopfm", made, taught=False)
+    found = {figure.name: figure.value for figure in made.figures}
+    assert found["world_loopfm_tr_of_batch_fm"] == pytest.approx(made_of.share("loopfm", of="batch_fm").value)
+    assert found["world_loopfm_tr_of_batch_fm"] > found["world_loopfm_tr"]
+    assert found["world_batch_fm_tr"] == pytest.approx(made_of.share("batch_fm").value)
+    without = report()
+    transfer._claims("world", arms(), "loopfm", without, taught=False)
+    assert not [figure.name for figure in without.figures if "batch_fm" in figure.name]
