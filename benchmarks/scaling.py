@@ -9,7 +9,7 @@ from pydantic import Field
 
 from benchmarks.experiment_figures import BASE, CONTROL, FM, ArmScores
 from benchmarks.experiment_output import Output, experiment_benchmark, number, percent, seeds_note
-from benchmarks.experiments import CellSettings, Experiment, SeedSettings, WorldSettings, experiment
+from benchmarks.experiments import CellSettings, Experiment, SeedSettings, WorldSettings, each_world, experiment
 from benchmarks.harness import Report
 from feature_store.config import Name
 from models.fm_refresh import read_fm
@@ -22,9 +22,9 @@ ALONE: tuple[Arm, ...] = ("base", "control")
 
 
 class ScalingSettings(SeedSettings):
-    """``sizes``: name -> changes of the project's ``fm``, smallest first."""
+    """``worlds``: projects to grow the FM of; ``sizes``: name -> changes of a project's ``fm``, smallest first."""
 
-    world: WorldSettings
+    worlds: dict[Name, WorldSettings] = Field(min_length=1)
     sizes: dict[Name, dict[str, Any]] = Field(min_length=2)
 
 
@@ -32,30 +32,38 @@ SETTINGS = ScalingSettings
 
 
 def body(settings: ScalingSettings, report: Report, output: Output) -> None:
-    """Every size in turn on one set of tables; base and control do not depend on the FM and are trained once.
+    """Every size in turn on one set of tables a world; a data set that is not there is named and left out.
 
     Raises:
-        MissingDataError: the data set is not there.
+        MissingDataError: none of the data sets is there.
     """
-    with experiment(settings.world, report) as opened:
+    each_world(settings.worlds, report, lambda name, world: _world(name, world, settings, report, output))
+
+
+def _world(name: str, world: WorldSettings, settings: ScalingSettings, report: Report, output: Output) -> None:
+    with experiment(world, report) as opened:
         for vertical in opened.verticals:
-            alone: dict[str, list[Scores]] = {arm: _scores(opened, vertical, arm, {}, settings.seeds) for arm in ALONE}
-            rows: list[list[str]] = []
-            lines: dict[str, list[tuple[float, float]]] = {arm: [] for arm in TAUGHT}
-            for size, changes in settings.sizes.items():
-                arms = _size(opened, vertical, changes, alone, settings)
-                count = parameters(opened, changes)
-                rows.append([size, f"{count:,}", *_cells(arms)])
-                _figures(f"{vertical}_{size}", count, arms, report)
-                for arm in TAUGHT:
-                    if (share := arms.share(arm).value) == share:
-                        lines[arm].append((count, share))
-            head = ["size", "parameters", "FM NE", "control", *(f"{arm}: NE, TR [95 %]" for arm in TAUGHT)]
-            title = f"{vertical}: TR over the FM's size, {seeds_note(settings.seeds)}"
-            output.table(f"scaling_{vertical}", title, head, rows)
-            drawn = {arm: points for arm, points in lines.items() if points}
-            if drawn:
-                output.plot(f"scaling_{vertical}", ("parameters of the FM", "transfer ratio"), drawn, log=True)
+            _vertical(f"{name}_{vertical}", opened, vertical, settings, output)
+
+
+def _vertical(name: str, opened: Experiment, vertical: str, settings: ScalingSettings, output: Output) -> None:
+    """Base and control do not depend on the FM and are trained once."""
+    alone: dict[str, list[Scores]] = {arm: _scores(opened, vertical, arm, {}, settings.seeds) for arm in ALONE}
+    rows: list[list[str]] = []
+    lines: dict[str, list[tuple[float, float]]] = {arm: [] for arm in TAUGHT}
+    for size, changes in settings.sizes.items():
+        arms = _size(opened, vertical, changes, alone, settings)
+        count = parameters(opened, changes)
+        rows.append([size, f"{count:,}", *_cells(arms)])
+        _figures(f"{name}_{size}", count, arms, opened.report)
+        for arm in TAUGHT:
+            if (share := arms.share(arm).value) == share:
+                lines[arm].append((count, share))
+    head = ["size", "parameters", "FM NE", "control", *(f"{arm}: NE, TR [95 %]" for arm in TAUGHT)]
+    output.table(f"scaling_{name}", f"{name}: TR over the FM's size, {seeds_note(settings.seeds)}", head, rows)
+    drawn = {arm: points for arm, points in lines.items() if points}
+    if drawn:
+        output.plot(f"scaling_{name}", ("parameters of the FM", "transfer ratio"), drawn, log=True)
 
 
 def _scores(opened: Experiment, vertical: str, arm: Arm, changes: dict[str, Any], seeds: int) -> list[Scores]:

@@ -182,7 +182,7 @@ def test_missing_data_is_no_evidence(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", MODULES)
 def test_every_cell_is_a_valid_project(name):
     settings = load_settings(MODULES[name].SETTINGS, CONF / f"{name}.yaml")
-    worlds = settings.worlds if name == "transfer" else getattr(settings, "cadences", {})
+    worlds = getattr(settings, "cadences", {}) if name == "freshness" else getattr(settings, "worlds", {})
     for world in worlds.values() if worlds else [settings.world]:
         cells = getattr(settings, "cells", {})
         for changes in [{}, *(cell.changes for cell in cells.values()), *getattr(settings, "sizes", {}).values()]:
@@ -239,6 +239,16 @@ def test_worlds_without_their_data_are_left_out_unless_all_are():
         each_world({"gone": world, "lost": world}, made, run)
 
 
+def test_the_default_world_shares_its_tables_between_transfer_and_scaling():
+    of = load_settings(scaling.SETTINGS, CONF / "scaling.yaml")
+    assert list(of.worlds) == ["ebnerd", "world"]
+    assert len(of.sizes) == 5
+    beside = load_settings(transfer.SETTINGS, CONF / "transfer.yaml").worlds
+    assert {name: world.project for name, world in of.worlds.items()} == {
+        name: beside[name].project for name in of.worlds
+    }
+
+
 @pytest.mark.parametrize("path", ["transfer", "transfer_short"])
 def test_the_world_of_the_demo_has_a_key_of_user_and_category_that_all_arms_read(path):
     world = next(iter(load_settings(transfer.SETTINGS, CONF / f"{path}.yaml").worlds.values()))
@@ -274,7 +284,7 @@ def command(name, home, out):
     [
         ("transfer", "tiny_feed_loopfm_tr_of_batch_fm"),
         ("freshness", "day_shop_over_kd"),
-        ("scaling", "feed_large_loopfm_tr"),
+        ("scaling", "tiny_feed_large_loopfm_tr"),
         ("ablation", "feed_mixed_spaces_refused_0"),
     ],
 )
