@@ -37,6 +37,8 @@ from feature_store.config import Name, Strict
 from pipelines.windows import RunWindows
 
 KD, LOOPFM, LARGE_COUNTERS = "kd", "loopfm", "large_counters"
+UNTAUGHT = (LOOPFM, "control_untaught")
+"""Cells without distillation: the recipe's and its control's."""
 FM_NE, BASE_NE, SLACK = 0.813, 0.913, 0.002
 
 
@@ -145,6 +147,8 @@ def _claims(name: str, arms: ArmScores, settings: FreshnessSettings, limits: Lim
     over = arms.gain(recipe, control)
     report.add(f"{name}_over_control", over.value, at_least(limits.over_control) if limits else None)
     report.add(f"{name}_over_control_low", over.low)
+    if set(UNTAUGHT) <= set(arms.by_arm):
+        add_interval(report, f"{name}_over_control_untaught", arms.gain(*UNTAUGHT))
     for idea in settings.ideas:
         if idea in arms.by_arm:
             add_interval(report, f"{name}_{idea}_gain", arms.gain(idea, recipe))

@@ -70,6 +70,15 @@ def test_control_and_loopfm_have_the_same_candidates() -> None:
             settings.world.project.load(changes)
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "chosen").glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_was_chosen_fits_its_project_and_is_the_best_of_its_file(path: Path) -> None:
+    chosen = read_chosen(path)
+    for choice in chosen.families.values():
+        assert choice.chosen == best_of(choice.validation_ne)
+        assert {len(by_seed) for by_seed in choice.validation_ne.values()} == {chosen.seeds}
+        ProjectSettings(base=chosen.project).load(choice.changes)
+
+
 @pytest.mark.slow
 def test_the_command_trains_all_candidates_and_writes_the_best(tmp_path: Path) -> None:
     file = REPOSITORY / ".cache" / "chosen_short.yaml"

@@ -146,13 +146,16 @@ def test_a_choice_is_free_only_where_its_whole_interval_is(low, high, words):
 def test_claims_of_a_cadence_are_judged_by_its_limits():
     made = report()
     settings = freshness.FreshnessSettings(seeds=3, ideas=["decayed", "elsewhere"])
-    made_of = arms(**{"batch_fm": 0.8, "decayed": 0.75, "fm calibrated": 0.97, "large_counters": 0.6})
+    others = {"batch_fm": 0.8, "decayed": 0.75, "fm calibrated": 0.97, "large_counters": 0.6, "control_untaught": 0.49}
+    made_of = arms(**others)
     freshness._claims("hour_5m", made_of, settings, freshness.LIMITS["hour_5m"], made)
     judged = {figure.name: figure for figure in made.figures}
     assert str(judged["hour_5m_tr"].target) == ">=0.6"
     assert str(judged["hour_5m_over_kd"].target) == ">=0.55"
     assert judged["hour_5m_decayed_gain"].value == pytest.approx(made_of.gain("decayed", "loopfm").value)
     assert "hour_5m_elsewhere_gain" not in judged
+    untaught = made_of.gain("loopfm", "control_untaught").value
+    assert judged["hour_5m_over_control_untaught"].value == pytest.approx(untaught)
     assert not judged["hour_5m_seeds"].ok, "one seed is no claim"
     assert judged["hour_5m_tr_of_calibrated_fm"].value < judged["hour_5m_tr"].value
     assert judged["hour_5m_counters_tr"].value == pytest.approx(made_of.share("large_counters").value)

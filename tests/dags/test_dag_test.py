@@ -18,7 +18,7 @@ from dags.factory import project_dags
 from feature_store.clocks import DAY_MS, PartitionClock
 from pipelines.context import RunContext
 from pipelines.inspection.coverage import coverage
-from pipelines.registry import CHAMPION
+from pipelines.registry import CHAMPION, PARENT_TAG
 from tests.pipelines import loop_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("airflow_database")]
@@ -45,7 +45,7 @@ class Small:
         found = context.registry.by_alias(context.vm_name("feed"), CHAMPION)
         return (found.version, found.tags["loopfm.space"]) if found else None
 
-    def run(self, kind: str, **conf: str) -> tuple[str, dict[str, set[str]]]:
+    def run(self, kind: str, **conf: str | int) -> tuple[str, dict[str, set[str]]]:
         """State of a whole run, and states of each of its tasks."""
         dag = project_dags(str(self.conf))[f"small_{kind}"]
         dag.deadline = None  # dag.test() ends a run with a deadline in an error: it looks for the alert's row by no id
@@ -151,6 +151,33 @@ def test_a_vm_that_passes_the_gate_is_promoted(small: Small) -> None:
         ("approve", "compare"), "skipped"
     )
     assert small.champion is not None
+
+
+def test_a_search_trains_its_batches_and_its_winner_meets_the_gate(small: Small) -> None:
+    asked = {"part": NEXT, "trials": 4, "batch": 2, "method": "random", "time_limit": 600}
+    _, tasks = small.run("search_feed", **asked)
+    ended = {name: tasks[name] for name in ("score", "batches", "trials", "search", "evaluate")}
+    assert all(states == {"success"} for states in ended.values())
+    assert tasks["gate"] <= {"success", "failed"}
+    context = small.context
+    (parent,) = context.registry.runs_with({"loopfm.kind": "search"})
+    assert parent.info.status == "FINISHED"
+    trials = context.registry.runs_with({PARENT_TAG: parent.info.run_id})
+    assert sorted(run.info.run_name for run in trials) == ["hand-set", *(f"trial {place}" for place in range(4))]
+    versions = {run.data.tags["loopfm.version.features"] for run in trials}
+    assert versions == {parent.data.tags["loopfm.version.features"]}
+    winner = parent.data.params["winner"]
+    registered = context.registry.client.search_model_versions(f"run_id='{winner}'")
+    assert [model.name for model in registered] == [context.vm_name("feed")]
+    small.run("search_feed", **asked)
+    assert len(context.registry.runs_with({PARENT_TAG: parent.info.run_id})) == len(trials), "nothing is trained anew"
+
+
+def test_batches_are_mapped_one_task_each(small: Small) -> None:
+    dag = project_dags(str(small.conf))["small_search_feed"]
+    done = dag.test(run_conf={"part": NEXT, "trials": 4, "batch": 2, "method": "random", "time_limit": 600})
+    mapped = [(ti.map_index, str(ti.state)) for ti in done.get_task_instances() if ti.task_id == "trials"]
+    assert sorted(mapped) == [(0, "success"), (1, "success")]
 
 
 def test_a_vm_that_fails_the_gate_ends_the_run(small: Small) -> None:
