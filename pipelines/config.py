@@ -25,7 +25,13 @@ DEFAULT_HOME = ".loopfm"
 Arm = Literal[
     "base", "kd", "raw", "counters", "control", "control_kd", "loopfm", "loopfm_kd", "raw_loopfm", "raw_loopfm_kd"
 ]
-KD_ARMS: tuple[Arm, ...] = ("kd", "control_kd", "loopfm_kd", "raw_loopfm_kd")
+KD_ARMS: dict[Arm, Arm] = {
+    "kd": "base",
+    "control_kd": "control",
+    "loopfm_kd": "loopfm",
+    "raw_loopfm_kd": "raw_loopfm",
+}
+"""Arms that distil, and the arm that each is with weight 0."""
 ARMS: tuple[Arm, ...] = ("base", "kd", "raw", "counters", "control", "loopfm", "loopfm_kd")
 """What a run compares by default."""
 ALL_ARMS: tuple[Arm, ...] = (*ARMS, "control_kd", "raw_loopfm", "raw_loopfm_kd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 
@@ -11,9 +12,9 @@ from models.config import VmConfig
 from models.feed import FeatureFeed
 from models.kd_choice import choose_kd_weight
 from models.vm_artifact import VmArtifact, load_vm, save_vm
-from models.vm_train import VmTrainResult
+from models.vm_train import EpochRecord, VmTrainResult
 from models.vm_train import train_vm as fit_vm
-from pipelines.config import Arm
+from pipelines.config import KD_ARMS, Arm
 from pipelines.context import RunContext
 from pipelines.digest import digest, training_code
 from pipelines.errors import StepError
@@ -25,6 +26,8 @@ from pipelines.vm_rows import PinnedRows, feed, vm_inputs, vm_pins
 
 STEP_VERSION = 1
 VM_ARTIFACTS = "vm"
+VALIDATION, CURVE = "validation_", "epoch_validation_ne"
+"""What a run's validation metrics begin with, and the metric that holds its curve."""
 COMMIT_TAG, VERSION_TAG = "loopfm.commit", "loopfm.version."
 """Tags of a VM's run: the code's commit, and, ended by a table's name, the version of it that was read."""
 
@@ -116,7 +119,7 @@ def train_vm(
         raise StepError(f"validation must lie after training: got {max(train_parts)} then {min(validation_parts)}")
     windows = (train_parts, validation_parts)
     training = vm_training(context, vertical, space, windows, arm=arm, seed=seed, warm=warm)
-    arm, config, pinned, start = training.arm, training.config, training.pinned, training.start
+    arm, config, pinned = training.arm, training.config, training.pinned
     weights, idempotency = training.weights, training.idempotency
     finished = context.registry.finished_run(idempotency)
     if finished is not None:
@@ -128,11 +131,8 @@ def train_vm(
             with timed(context.progress, f"train-vm: {vertical} {arm} seed {seed}"):
                 choice = choose_kd_weight(
                     weights or [config.kd_weight],
-                    lambda weight: fit(
-                        context, vertical, config.model_copy(update={"kd_weight": weight}),
-                        feeds(context, vertical, config, pinned, windows), seed, start[1] if start else None,
-                    ),
-                )  # fmt: skip
+                    lambda weight: _with_weight(context, vertical, windows, training, weight, seed),
+                )
             record(context, run_id, choice.result.artifact.config, choice.result)
             log_plots(context, [run_id], learning_curve([epoch.validation_ne for epoch in choice.result.curve]))
             tried = {f"validation_ne_kd_{weight:g}": ne for weight, ne in choice.validation_ne.items()}
@@ -141,6 +141,38 @@ def train_vm(
     if register and arm == context.config.vm.scheduled_arm:
         version = register_challenger(context, vertical, space, run_id, validation_parts)
     return TrainedVm(vertical, arm, seed, space.space_id, run_id, version)
+
+
+def _with_weight(
+    context: RunContext,
+    vertical: str,
+    windows: tuple[list[str], list[str]],
+    training: VmTraining,
+    weight: float,
+    seed: int,
+) -> VmTrainResult:
+    """The training with one weight of distillation; weight 0 is found where the arm without has done it."""
+    plain = KD_ARMS.get(training.arm)
+    if weight == 0 and plain is not None:
+        asked = vm_training(
+            context, vertical, training.pinned.space, windows, arm=plain, seed=seed, warm=training.start is not None
+        )
+        finished = context.registry.finished_run(asked.idempotency)
+        if finished is not None:
+            context.progress(f"train-vm: {vertical} weight 0: arm {plain} has trained it, run {finished.info.run_id}")
+            return _trained_before(context, str(finished.info.run_id))
+    config = training.config.model_copy(update={"kd_weight": weight})
+    rows = feeds(context, vertical, training.config, training.pinned, windows)
+    return fit(context, vertical, config, rows, seed, training.start[1] if training.start else None)
+
+
+def _trained_before(context: RunContext, run_id: str) -> VmTrainResult:
+    """What ``record`` keeps of a training."""
+    logged = context.registry.run_metrics(run_id)
+    metrics = {name.removeprefix(VALIDATION): value for name, value in logged.items() if name.startswith(VALIDATION)}
+    curve = [EpochRecord(place, math.nan, ne, 0) for place, ne in enumerate(context.registry.curve(run_id, CURVE))]
+    best = min(curve, key=lambda epoch: epoch.validation_ne).epoch
+    return VmTrainResult(load_trained(context, run_id), metrics, curve, best, stopped=False)
 
 
 def load_trained(context: RunContext, run_id: str) -> VmArtifact:
@@ -211,9 +243,9 @@ def record(context: RunContext, run_id: str, config: VmConfig, result: VmTrainRe
     folder = context.scratch / "vm" / run_id
     save_vm(result.artifact, folder / VM_ARTIFACTS)
     context.registry.log_files(run_id, folder / VM_ARTIFACTS, VM_ARTIFACTS)
-    metrics = {f"validation_{name}": value for name, value in result.metrics.items()}
+    metrics = {f"{VALIDATION}{name}": value for name, value in result.metrics.items()}
     context.registry.log(run_id, config.model_dump(), metrics)
-    context.registry.log_curve(run_id, "epoch_validation_ne", [record.validation_ne for record in result.curve])
+    context.registry.log_curve(run_id, CURVE, [record.validation_ne for record in result.curve])
     shutil.rmtree(folder)
 
 

@@ -196,3 +196,30 @@ def test_a_training_by_other_code_is_another_training(
     for step in (train_vm_step, train_fm_step):
         monkeypatch.setattr(step, "training_code", lambda own_parts: "other code")
     assert not set(known_by()) & set(before)
+
+
+def test_weight_0_of_distillation_is_the_arm_without_where_that_is_trained(
+    copied: RunContext, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, space, fitted = loop.result.windows, loop.result.spaces[0], list[float]()
+    vm = copied.config.vm.model_copy(update={"kd_weights": [0.0, 0.3]})
+    copied.config = copied.config.model_copy(update={"vm": vm})
+    fit = train_vm_step.fit
+
+    def counted(context: RunContext, vertical: str, config: Any, *given: Any) -> Any:
+        fitted.append(config.kd_weight)
+        return fit(context, vertical, config, *given)
+
+    def trained(arm: Any, seed: int) -> dict[str, float]:
+        parts = (windows.vm_train, windows.vm_validation)
+        run = train_vm(copied, VERTICAL, space, *parts, arm=arm, seed=seed, register=False).run_id
+        return copied.registry.run_metrics(run)
+
+    monkeypatch.setattr(train_vm_step, "fit", counted)
+    plain, taught = trained("loopfm", 7), trained("loopfm_kd", 7)
+    assert fitted == [0.0, 0.3]
+    assert taught["validation_ne_kd_0"] == plain["validation_ne"]
+    assert taught["validation_ne"] == min(taught["validation_ne_kd_0"], taught["validation_ne_kd_0.3"])
+    alone = trained("loopfm_kd", 8)
+    assert fitted[2:] == [0.0, 0.3], "without the arm both are trained"
+    assert alone["validation_ne_kd_0"] == trained("loopfm", 8)["validation_ne"], "and weight 0 is the same training"
