@@ -5,6 +5,9 @@ its mean m, so that f has covariance m(x) C(x, x') m(x'). The plan is the batch 
 values are jointly the least certain: the largest log-determinant of that covariance, the mode of a determinantal point
 process. Its member of the largest variance is evaluated. With one evaluation left that is uncertainty sampling.
 
+Joint uncertainty of the values is not that of the integral: it is largest for points at the border, whose values tell
+little of the rest. "integral" is BINOCULARS with the batch that leaves the integral itself the least uncertain.
+
 Shape legend: N observations, B batches, Q points of a batch, C candidates, D dimensions.
 """
 
@@ -12,7 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from botorch.models import SingleTaskGP
@@ -23,13 +27,16 @@ from gpytorch.means import ConstantMean
 from gpytorch.priors import GammaPrior
 from torch import Tensor
 
+from search.binoculars.integral_plan import IntegralPlan
 from search.errors import HistoryError
 from search.improvement import LEAST_VARIANCE, safe_root
 from search.maximise import DEFAULT_EFFORT, Candidates, Effort, maximise
 from search.surrogate import LENGTHSCALE_PRIOR, OUTPUTSCALE_PRIOR, Belief, maximise_posterior
 
-Method = Literal["binoculars", "uncertainty"]
-"""A batch of all that is left, or the single least certain point."""
+Method = Literal["binoculars", "integral", "uncertainty"]
+"""The batch of all that is left that is the least certain, the one that tells most of the integral, or the single least
+certain point.
+"""
 
 # alpha as a share of the smallest observation: the warped function then stays above 0 there.
 FLOOR_SHARE = 0.8
@@ -87,18 +94,19 @@ def next_point(
     belief: WarpedBelief, left: int, seed: int, method: Method = "binoculars", effort: Effort = DEFAULT_EFFORT
 ) -> Tensor:
     """The point [D] to evaluate, with ``left`` evaluations left, it included."""
-    size = left if method == "binoculars" else 1
+    size = 1 if method == "uncertainty" else left
     candidates = Candidates(belief.root, max(effort.candidates, 4 * size), seed)
-    scores = belief.log_variance(candidates.points[None])
+    plan = _plan(belief, method, seed)
+    scores = plan.score(candidates.points[None])
     if size == 1:
         starts = candidates.points[candidates.choose(scores, effort.restarts)[0]][:, None]
     else:
         chosen = candidates.choose(scores.expand(effort.restarts, -1).contiguous(), size)
-        chosen[0] = spread_out(belief, candidates.points, size)
+        chosen[0] = plan.spread_out(candidates.points, size)
         starts = candidates.points[chosen]
-    points, values = maximise(belief.log_determinant, starts, effort.steps)
+    points, values = maximise(plan.value, starts, effort.steps)
     batch = points[int(values.argmax())]
-    return batch[int(belief.log_variance(batch[None])[0].argmax())]
+    return batch[int(plan.score(batch[None])[0].argmax())]
 
 
 def spread_out(belief: WarpedBelief, candidates: Tensor, size: int) -> Tensor:
@@ -143,6 +151,21 @@ def integrate(
         belief = WarpedBelief(points, values)
         estimates.append(belief.integral())
     return estimates
+
+
+class _Plan(NamedTuple):
+    """``score`` [B, Q] of the points of batches one by one, ``value`` [B] of the batches, and a greedy batch."""
+
+    score: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor], Tensor]
+    spread_out: Callable[[Tensor, int], Tensor]
+
+
+def _plan(belief: WarpedBelief, method: Method, seed: int) -> _Plan:
+    if method == "integral":
+        plan = IntegralPlan(belief.root, seed)
+        return _Plan(plan.log_gains, plan.log_precision, plan.spread_out)
+    return _Plan(belief.log_variance, belief.log_determinant, partial(spread_out, belief))
 
 
 def _root_model(points: Tensor, roots: Tensor) -> SingleTaskGP:

@@ -136,6 +136,27 @@ def test_searches_share_the_runs_of_ei():
     assert search_multi_step.depends(chosen[0]) == search_binoculars.depends(chosen[1])
 
 
+def test_errors_of_integrals_are_compared_on_the_mixtures_that_all_methods_have(tmp_path):
+    settings = load_settings(search_binoculars.SETTINGS, CONF / "search_binoculars.yaml").quadrature
+    name, runs = search_binoculars.quadrature_name(settings), Runs(tmp_path / "runs.jsonl", {})
+    last = {"binoculars": (0.4, 0.1, 0.4), "integral": (0.1, 0.2, 0.4), "uncertainty": (0.2, 0.3, 0.3, 0.9)}
+
+    def figures():
+        report = Report("search_binoculars", say=lambda line: None)
+        search_binoculars.add_quadrature(settings, runs, report)
+        return report, {figure.name: figure.value for figure in report.figures}
+
+    assert np.isnan(figures()[1]["quadrature_error_integral"])
+    keys = [Key(name, method, seed) for method, errors in last.items() for seed in range(len(errors))]
+    runs.complete(keys, lambda key: {"errors": [1.0, last[key.method][key.seed]]}, Report("x", say=lambda line: None))
+    report, found = figures()
+    assert not report.ok
+    assert found["quadrature_mixtures"] == 3
+    assert [found[f"quadrature_error_{method}"] for method in last] == [0.4, 0.2, 0.3]
+    assert found["quadrature_integral_nearer"] == pytest.approx(2 / 3)
+    assert found["quadrature_binoculars_nearer"] == pytest.approx(1 / 3)
+
+
 def test_a_d_vae_whose_time_is_over_trains_no_further_and_says_what_is_left(tmp_path, monkeypatch):
     class Task:
         name, train_y = "cells", ()

@@ -6,6 +6,7 @@ import torch
 from botorch.acquisition import ExpectedImprovement
 
 from benchmarks.search_binoculars import Mixture
+from search.binoculars.integral_plan import IntegralPlan
 from search.binoculars.proposer import Binoculars, best_batch
 from search.binoculars.quadrature import WarpedBelief, integrate, next_point, spread_out
 from search.errors import HistoryError
@@ -105,13 +106,54 @@ def test_with_one_evaluation_left_quadrature_is_uncertainty_sampling():
     assert torch.allclose(belief.log_determinant(single), belief.log_variance(single)[:, 0], atol=1e-3)
 
 
+def warped(seed, count=8):
+    mixture = Mixture.draw(2, 3, seed)
+    points = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(count, dtype=torch.float64)
+    return WarpedBelief(points, torch.tensor([mixture(point) for point in points], dtype=torch.float64))
+
+
+def test_a_plan_for_the_integral_knows_the_variance_that_its_observations_leave():
+    root = warped(5).root
+    plan, batch = (
+        IntegralPlan(root, 0),
+        torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
+    covariance = root.with_values(batch, torch.zeros(3, dtype=torch.float64)).posterior(plan.nodes[None])[1][0]
+    left = plan.weights @ covariance @ plan.weights
+    assert float(left) < 0.9 * float(plan.variance)
+    assert float(plan.log_precision(batch[None])[0].neg().exp()) == pytest.approx(float(left), rel=1e-4)
+    alone = plan.variance - plan.log_gains(batch[None])[0].exp()
+    assert torch.allclose(plan.log_precision(batch[:, None]).neg().exp(), alone, rtol=1e-4)
+
+
+def test_the_plan_for_the_integral_leaves_it_more_certain_than_the_least_certain_batch():
+    belief = warped(6)
+    plan, candidates = IntegralPlan(belief.root, 0), Candidates(belief.root, 64, 0).points
+    places = plan.spread_out(candidates, 5)
+    assert len(set(places.tolist())) == 5
+    random = torch.stack([candidates[torch.randperm(64)[:5]] for _ in range(50)])
+    ours = plan.log_precision(candidates[places][None])[0]
+    assert ours > plan.log_precision(random).max()
+    assert ours > plan.log_precision(candidates[spread_out(belief, candidates, 5)][None])[0]
+
+
+def test_the_integrals_last_point_takes_away_most_of_its_variance():
+    belief = warped(7)
+    side = torch.linspace(0, 1, 101, dtype=torch.float64)
+    gains = IntegralPlan(belief.root, 3).log_gains(torch.cartesian_prod(side, side)[None])
+    found = IntegralPlan(belief.root, 3).log_gains(next_point(belief, 1, 3, "integral", SMALL)[None, None])
+    assert float(found) >= float(gains.max()) - 1e-6
+    assert not torch.equal(next_point(belief, 5, 3, "integral", SMALL), next_point(belief, 5, 3, "binoculars", SMALL))
+
+
 def test_points_of_a_batch_may_coincide():
     same = torch.full((1, 4, 2), 0.3, dtype=torch.float64)
     belief, normals = fitted(4), normal_draws(64, 4, 0)
     assert torch.isfinite(log_qei(*belief.posterior(same), belief.best, normals)).all()
     values = torch.tensor([0.2, 0.9, 0.4], dtype=torch.float64)
-    warped = WarpedBelief(torch.tensor([[0.1, 0.1], [0.5, 0.6], [0.9, 0.2]], dtype=torch.float64), values)
-    assert torch.isfinite(warped.log_determinant(same)).all()
+    three = WarpedBelief(torch.tensor([[0.1, 0.1], [0.5, 0.6], [0.9, 0.2]], dtype=torch.float64), values)
+    assert torch.isfinite(three.log_determinant(same)).all()
+    assert torch.isfinite(IntegralPlan(three.root, 0).log_precision(same)).all()
 
 
 def test_a_spread_batch_beats_random_ones():
@@ -126,12 +168,13 @@ def test_a_spread_batch_beats_random_ones():
     assert greedy > belief.log_determinant(random).max()
 
 
-def test_integrals_approach_the_truth():
+@pytest.mark.parametrize("method", ["binoculars", "integral"])
+def test_integrals_approach_the_truth(method):
     mixture = Mixture.draw(1, 3, 5)
-    estimates = integrate(mixture, 1, 14, 0, effort=SMALL)
+    estimates = integrate(mixture, 1, 14, 0, method, SMALL)
     assert len(estimates) == 12
     assert abs(estimates[-1] / mixture.integral - 1) < 0.02
-    assert estimates == integrate(mixture, 1, 14, 0, effort=SMALL)
+    assert estimates == integrate(mixture, 1, 14, 0, method, SMALL)
 
 
 def test_quadrature_refuses_what_it_cannot_use():
