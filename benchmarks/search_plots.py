@@ -97,7 +97,7 @@ def multi_step(m: Measured) -> list[Panel]:
 
 def binoculars(m: Measured) -> list[Panel]:
     """GAP by function; error of integrals."""
-    kinds = ("uncertainty", "binoculars", "integral")
+    kinds = ("uncertainty", "log_det", "integral")
     errors = m.series("", [f"quadrature_error_{kind}" for kind in kinds])
     title = "quadrature, median |error| / integral (mixtures)"
     return [_gaps(m)[0], Panel(title, [m.counted(kind, "quadrature_mixtures") for kind in kinds], [errors])]

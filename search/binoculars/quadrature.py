@@ -1,12 +1,13 @@
 """BINOCULARS for Bayesian quadrature (Jiang et al., ICML 2020) of a non-negative function over the unit cube.
 
 The model is WSABI-L (Gunter et al., NeurIPS 2014): f = alpha + g^2 / 2 with a Gaussian process on g, linearised about
-its mean m, so that f has covariance m(x) C(x, x') m(x'). The plan is the batch of all evaluations that are left whose
-values are jointly the least certain: the largest log-determinant of that covariance, the mode of a determinantal point
-process. Its member of the largest variance is evaluated. With one evaluation left that is uncertainty sampling.
+its mean m, so that f has covariance m(x) C(x, x') m(x'). The plan is the batch of all evaluations that are left which
+leaves the integral itself the least uncertain (``integral_plan``); its member that tells most alone is evaluated.
 
-Joint uncertainty of the values is not that of the integral: it is largest for points at the border, whose values tell
-little of the rest. "integral" is BINOCULARS with the batch that leaves the integral itself the least uncertain.
+``log_det`` plans for the values instead: the batch that is jointly the least certain, the largest log-determinant of
+that covariance, the mode of a determinantal point process. With one evaluation left that is uncertainty sampling. Joint
+uncertainty of the values is largest at the border, where a value tells little of the rest: it is behind
+(docs/results/search_binoculars.md).
 
 Shape legend: N observations, B batches, Q points of a batch, C candidates, D dimensions.
 """
@@ -33,10 +34,8 @@ from search.improvement import LEAST_VARIANCE, safe_root
 from search.maximise import DEFAULT_EFFORT, Candidates, Effort, maximise
 from search.surrogate import LENGTHSCALE_PRIOR, OUTPUTSCALE_PRIOR, Belief, maximise_posterior
 
-Method = Literal["binoculars", "integral", "uncertainty"]
-"""The batch of all that is left that is the least certain, the one that tells most of the integral, or the single least
-certain point.
-"""
+Method = Literal["integral", "log_det", "uncertainty"]
+"""The batch of all that is left that tells most of the integral, the least certain one, or the least certain point."""
 
 # alpha as a share of the smallest observation: the warped function then stays above 0 there.
 FLOOR_SHARE = 0.8
@@ -91,7 +90,7 @@ class WarpedBelief:
 
 
 def next_point(
-    belief: WarpedBelief, left: int, seed: int, method: Method = "binoculars", effort: Effort = DEFAULT_EFFORT
+    belief: WarpedBelief, left: int, seed: int, method: Method = "integral", effort: Effort = DEFAULT_EFFORT
 ) -> Tensor:
     """The point [D] to evaluate, with ``left`` evaluations left, it included."""
     size = 1 if method == "uncertainty" else left
@@ -129,7 +128,7 @@ def integrate(
     dimensions: int,
     budget: int,
     seed: int,
-    method: Method = "binoculars",
+    method: Method = "integral",
     effort: Effort = DEFAULT_EFFORT,
 ) -> list[float]:
     """Estimates of the integral after each of ``budget`` evaluations, from 2 D Sobol points on.

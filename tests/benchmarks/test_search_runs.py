@@ -139,7 +139,7 @@ def test_searches_share_the_runs_of_ei():
 def test_errors_of_integrals_are_compared_on_the_mixtures_that_all_methods_have(tmp_path):
     settings = load_settings(search_binoculars.SETTINGS, CONF / "search_binoculars.yaml").quadrature
     name, runs = search_binoculars.quadrature_name(settings), Runs(tmp_path / "runs.jsonl", {})
-    last = {"binoculars": (0.4, 0.1, 0.4), "integral": (0.1, 0.2, 0.4), "uncertainty": (0.2, 0.3, 0.3, 0.9)}
+    last = {"log_det": (0.4, 0.1, 0.4), "integral": (0.1, 0.2, 0.4), "uncertainty": (0.2, 0.3, 0.3, 0.9)}
 
     def figures():
         report = Report("search_binoculars", say=lambda line: None)
@@ -152,9 +152,11 @@ def test_errors_of_integrals_are_compared_on_the_mixtures_that_all_methods_have(
     report, found = figures()
     assert not report.ok
     assert found["quadrature_mixtures"] == 3
+    targets = {figure.name: str(figure.target) for figure in report.figures}
+    assert (targets["quadrature_error_integral"], targets["quadrature_error_log_det"]) == ("<=0.3", "None")
     assert [found[f"quadrature_error_{method}"] for method in last] == [0.4, 0.2, 0.3]
     assert found["quadrature_integral_nearer"] == pytest.approx(2 / 3)
-    assert found["quadrature_binoculars_nearer"] == pytest.approx(1 / 3)
+    assert found["quadrature_log_det_nearer"] == pytest.approx(1 / 3)
 
 
 def test_a_d_vae_whose_time_is_over_trains_no_further_and_says_what_is_left(tmp_path, monkeypatch):
