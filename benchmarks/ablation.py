@@ -54,7 +54,7 @@ def body(settings: AblationSettings, report: Report, output: Output) -> None:
             _cells(vertical, arms, report, output)
             _equal(opened, vertical, settings)
             if settings.swap is not None:
-                pair = (settings.cells[REFERENCE], settings.cells[CONTROL])
+                pair = (opened.world.cell(settings.cells[REFERENCE]), opened.world.cell(settings.cells[CONTROL]))
                 add_swap(opened, vertical, pair, settings.swap, settings.seeds, settings.bootstrap, output)
 
 

@@ -204,7 +204,8 @@ def _taught(
 ) -> ArmScores:
     windows, seeds = delayed(opened.windows, late), range(settings.seeds)
     by_arm = {
-        cell: [opened.run(vertical, of, seed, windows).scores for seed in seeds] for cell, of in delay.cells.items()
+        cell: [opened.run(vertical, opened.world.cell(of), seed, windows).scores for seed in seeds]
+        for cell, of in delay.cells.items()
     }
     like = next(iter(by_arm.values()))[0]
     by_arm[FM] = [opened.fm(vertical, opened.space(seed, windows=windows), like) for seed in seeds]

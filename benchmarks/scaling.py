@@ -67,7 +67,8 @@ def _vertical(name: str, opened: Experiment, vertical: str, settings: ScalingSet
 
 
 def _scores(opened: Experiment, vertical: str, arm: Arm, changes: dict[str, Any], seeds: int) -> list[Scores]:
-    return [opened.run(vertical, CellSettings(arm=arm, changes=changes), seed).scores for seed in range(seeds)]
+    cell = opened.world.cell(CellSettings(arm=arm, changes=changes))
+    return [opened.run(vertical, cell, seed).scores for seed in range(seeds)]
 
 
 def _size(
