@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 
 import torch
@@ -59,7 +60,7 @@ class Swapped:
     new: SpaceRecord
     parts: list[str]
 
-    @property
+    @cached_property
     def shared(self) -> SharedExamples:
         """Examples with vectors in both spaces."""
         return shared_examples(self.opened.context, self.new, self.old, self.parts)
@@ -72,10 +73,9 @@ class Swapped:
 
     def fitted(self) -> tuple[dict[MapKind, Alignment], MapKind]:
         """A map of every kind, and the one kept: by the VM's NE on held-out rows, then by reconstruction."""
-        shared = self.shared
-        maps = fit_kinds(shared, self.new, self.old)
-        rows = HeldOut(self.parts, shared.held_out_from).of(self.opened.context, self.new)
-        quality: Quality = reconstructions(maps, shared)
+        maps = fit_kinds(self.shared, self.new, self.old)
+        rows = HeldOut(self.parts, self.shared.held_out_from).of(self.opened.context, self.new)
+        quality: Quality = reconstructions(maps, self.shared)
         for kind, alignment in maps.items():
             ne = rows.ne(self.opened.context, {self.vertical: self.run_id}, self.new, alignment)
             quality[kind][NE] = fmean(ne.values())

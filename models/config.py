@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -123,7 +123,8 @@ class SelfAttentionBlock(Strict):
 Block = Annotated[MlpBlock | CrossBlock | DotBlock | SelfAttentionBlock, Field(discriminator="kind")]
 
 
-CodecObjective = Annotated[Literal["reconstruction", "labels"] | OwnClass, _own_or("reconstruction", "labels")]
+BuiltInObjective = Literal["reconstruction", "labels"]
+CodecObjective = Annotated[BuiltInObjective | OwnClass, _own_or(*get_args(BuiltInObjective))]
 
 
 class CodecConfig(Strict):
@@ -274,10 +275,8 @@ TokenContent = Literal["z", "z_residual", "logit", "residual", "label"]
 ALL_CONTENT: list[TokenContent] = ["z", "z_residual", "logit", "residual", "label"]
 
 
-ReaderKind = Annotated[
-    Literal["mean", "newest", "decayed", "attention"] | OwnClass,
-    _own_or("mean", "newest", "decayed", "attention"),
-]
+BuiltInReader = Literal["mean", "newest", "decayed", "attention"]
+ReaderKind = Annotated[BuiltInReader | OwnClass, _own_or(*get_args(BuiltInReader))]
 
 
 class ReaderConfig(Strict):

@@ -48,12 +48,16 @@ class Belief:
         self._mean = float(model.mean_module.constant)
         self._prior_variance = float(model.covar_module.outputscale)
         self._root = torch.linalg.cholesky(_noisy(gram(model, self.points, self.points), self.noise))
-        self.weights = torch.cholesky_solve((self.values - self._mean)[:, None], self._root)
+        self.weights = self.solve((self.values - self._mean)[:, None])
 
     @property
     def best(self) -> float:
         """The largest observed value, standardised."""
         return float(self.values.max())
+
+    def solve(self, values: Tensor) -> Tensor:
+        """The inverse of the observations' covariance, noise included, times ``values`` [N, K]: [N, K]."""
+        return torch.cholesky_solve(values, self._root)
 
     def posterior(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, Q] and covariance [B, Q, Q] of the function, noise left out, at ``points`` [B, Q, D]."""

@@ -35,10 +35,7 @@ class IntegralPlan:
         self.weights = mean[0] / NODES
         self.variance = self.weights @ covariance[0] @ self.weights
         # Half of the covariance with the integral hangs on the observations alone: solved once, not at every step.
-        known = gram(root.model, root.points, root.points) + root.noise * torch.eye(
-            len(root.points), dtype=torch.float64
-        )
-        solved = torch.linalg.solve(known, gram(root.model, root.points, self.nodes) @ self.weights)
+        solved = root.solve(gram(root.model, root.points, self.nodes) @ self.weights[:, None])[:, 0]
         self._places, self._factors = torch.cat([self.nodes, root.points]), torch.cat([self.weights, -solved])
         # Variance below this share of what there is now is rounding.
         self.least = 1e-9 * self.variance.clamp_min(LEAST_VARIANCE)

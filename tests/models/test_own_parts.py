@@ -3,13 +3,14 @@
 import math
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from models.config import CodecConfig, OwnLoss, ReaderConfig, TrainConfig, VmConfig
+from models.config import BuiltInObjective, BuiltInReader, CodecConfig, OwnLoss, ReaderConfig, TrainConfig, VmConfig
 from models.distillation import make_distiller
 from models.errors import ModelConfigError
 from models.feed import FeatureFeed
@@ -17,8 +18,8 @@ from models.fm_score import FmScorer
 from models.fm_train import train_fm
 from models.own_code import code_digest, is_own, own_class
 from models.readers import HistoryReader
-from models.supervised_codec import make_codec
-from models.token_readers import TokenReader
+from models.supervised_codec import CODECS, make_codec
+from models.token_readers import READERS, TokenReader
 from models.vm import VmOutput
 from models.vm_artifact import load_vm, save_vm
 from models.vm_data import HistoryBatch
@@ -166,6 +167,11 @@ def test_settings_take_built_in_names_and_classes_alone(name):
     ):
         with pytest.raises(ValidationError, match=r"a class of your own as package\.module:Class"):
             wrong()
+
+
+def test_every_built_in_name_has_its_class():
+    assert set(READERS) == set(get_args(BuiltInReader))
+    assert set(CODECS) == set(get_args(BuiltInObjective))
 
 
 def test_own_parts_of_settings_are_known_by_their_code(tmp_path, monkeypatch):
